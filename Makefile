@@ -1,0 +1,58 @@
+# `make run` makes a picture, `make test` tests everything, `make help` lists the rest.
+PYTHON ?= python3
+PROMPT ?= a red ankle boot on a blue background
+SEED   ?= 42
+STEPS  ?= 30
+OUT    ?= out/picture.png
+
+# The prompt travels in the environment, as typed: neither make nor the shell reads anything into it.
+override PROMPT := $(value PROMPT)
+export PROMPT
+
+metadata := settings.ini setup.py pyproject.toml constraints.txt
+
+.PHONY: run test lab readme export docs nbdev2-test clean help
+
+run: .venv/.run  ## make a picture: make run PROMPT="a green bag on a white background"
+	@mkdir -p "$(dir $(OUT))"
+	@.venv/bin/miniai --seed $(SEED) --num-inference-steps $(STEPS) --out "$(OUT)" -- "$$PROMPT"
+	@echo 'Next: `make lab` opens the notebooks that made it; start with 06_pipeline.'
+
+test: .venv/.dev  ## run every notebook and every test
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 .venv/bin/nbdev-test
+	HF_HUB_OFFLINE=1 .venv/bin/python -m pytest -q
+
+lab: .venv/.dev  ## open the notebooks in JupyterLab
+	.venv/bin/jupyter lab nbs
+
+export: .venv/.dev  ## after editing a notebook: write the modules and README.md, clean the notebooks
+	.venv/bin/nbdev-export
+	.venv/bin/nbdev-clean
+	.venv/bin/python tools/readme.py
+
+nbdev2-test: .venv-nbdev2/.nbdev2  ## run every notebook with nbdev 2.4
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 .venv-nbdev2/bin/nbdev_test
+
+docs: .venv-nbdev2/.nbdev2  ## make the documentation in _docs (needs Quarto)
+	@touch README.md
+	PATH="$(CURDIR)/.venv-nbdev2/bin:$$PATH" nbdev_docs
+
+clean:  ## remove all that make has made
+	rm -rf .venv .venv-nbdev2 build *.egg-info _docs _proc .pytest_cache .hypothesis
+
+help:  ## show this list
+	@sed -nE 's/^([a-z0-9-]+):.*##(.*)/\1\t\2/p' Makefile | expand -t 14
+
+.venv/.run: $(metadata)
+	$(call install,.venv,constraints.txt,)
+.venv/.dev: $(metadata)
+	$(call install,.venv,constraints.txt,dev)
+.venv-nbdev2/.nbdev2: $(metadata)
+	@mkdir -p build && grep -vE '^(nbdev|fastcore|execnb|ghapi)==' constraints.txt > build/constraints.txt
+	$(call install,.venv-nbdev2,build/constraints.txt,nbdev2)
+
+define install
+	@command -v $(PYTHON) >/dev/null || { echo 'miniai: there is no "$(PYTHON)" here; install Python 3.10 or newer, or name one, as in `make run PYTHON=python3.12`.' >&2; exit 1; }
+	@$(PYTHON) tools/install.py $(1) $(2) $(3)
+	@touch $@
+endef
