@@ -29,4 +29,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'miniai.fashion.load_fashion_mnist': ('fashion.html#load_fashion_mnist', 'miniai/fashion.py'),
                                 'miniai.fashion.place': ('fashion.html#place', 'miniai/fashion.py'),
                                 'miniai.fashion.read_idx': ('fashion.html#read_idx', 'miniai/fashion.py'),
-                                'miniai.fashion.sample_dir': ('fashion.html#sample_dir', 'miniai/fashion.py')}}}
+                                'miniai.fashion.sample_dir': ('fashion.html#sample_dir', 'miniai/fashion.py')},
+            'miniai.iterators': { 'miniai.iterators._chunks': ('iterators.html#_chunks', 'miniai/iterators.py'),
+                                  'miniai.iterators.chunks': ('iterators.html#chunks', 'miniai/iterators.py')}}}
