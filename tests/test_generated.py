@@ -1,0 +1,24 @@
+"What is written by a program is as that program writes it: exporting, cleaning and making README.md again changes nothing."
+import shutil, subprocess, sys
+from pathlib import Path
+
+root = Path(__file__).parent.parent
+kept = ['nbs', 'miniai', 'tools', 'settings.ini', 'pyproject.toml', 'README.md']
+steps = ['from nbdev.doclinks import nbdev_export as step', 'from nbdev.clean import nbdev_clean as step']
+
+def contents(folder):
+    "Every file's text; of the index, the symbols only, since its other half repeats nbdev's own configuration"
+    res = {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob('*')) if p.is_file() and '__pycache__' not in p.parts}
+    res['miniai/_modidx.py'] = res['miniai/_modidx.py'].partition(b"'syms'")[2]
+    return res
+
+def test_export_clean_and_readme_change_nothing(tmp_path):
+    for name in kept:
+        ignore = shutil.ignore_patterns('__pycache__', '.ipynb_checkpoints', 'models', 'data')
+        if (root/name).is_dir(): shutil.copytree(root/name, tmp_path/name, ignore=ignore)
+        else: shutil.copy(root/name, tmp_path/name)
+    before = contents(tmp_path)
+    for step in steps: subprocess.run([sys.executable, '-c', f'{step}; step()'], cwd=tmp_path, check=True)
+    subprocess.run([sys.executable, 'tools/readme.py'], cwd=tmp_path, check=True)
+    after = contents(tmp_path)
+    assert [name for name in sorted(before.keys() | after.keys()) if before.get(name) != after.get(name)] == []

@@ -1,0 +1,58 @@
+"What every committed notebook has in common. That its cells run is nbdev's test; that they were run before it was committed is tested here."
+import ast, re
+from pathlib import Path
+import nbformat, pytest
+from IPython.core.inputtransformer2 import TransformerManager
+
+paths = sorted((Path(__file__).parent.parent/'nbs').glob('*.ipynb'))
+skipped = re.compile(r'^#\|\s*(slow|gpu|net|eval:\s*false)', re.M)
+machine_path = re.compile(r'(?<![\w.:/])/(work|root|home|tmp|Users|private|var/folders)/')
+
+@pytest.fixture(params=paths, ids=[p.stem for p in paths])
+def path(request): return request.param
+
+@pytest.fixture
+def nb(path): return nbformat.read(path, as_version=4)
+
+def code_cells(nb): return [c for c in nb.cells if c.cell_type == 'code']
+
+def surely_shows(source):
+    "Does this cell end on an expression that can only show something: a name, a number, a comparison, a `print`?"
+    body = ast.parse(TransformerManager().transform_cell(source)).body
+    if not body or source.rstrip().endswith(';') or not isinstance(body[-1], ast.Expr): return False
+    value = body[-1].value
+    if isinstance(value, ast.Call): return getattr(value.func, 'id', '') in ('print', 'len', 'list', 'dict', 'type')
+    return isinstance(value, (ast.Name, ast.Attribute, ast.Tuple, ast.List, ast.BinOp, ast.Compare, ast.JoinedStr, ast.Subscript))
+
+def test_there_are_notebooks(): assert len(paths) > 5
+
+def test_it_is_valid_and_small(path, nb):
+    nbformat.validate(nb)
+    assert path.stat().st_size < 3_000_000
+
+def test_it_was_run_from_top_to_bottom(nb):
+    cells = [c for c in code_cells(nb) if not skipped.search(c.source) and surely_shows(c.source)]
+    assert [c.source for c in cells if not c.outputs] == []
+    if code_cells(nb): assert any(c.outputs for c in code_cells(nb))
+
+def test_it_ran_without_errors_and_warnings(nb):
+    outputs = [o for c in code_cells(nb) for o in c.outputs]
+    assert [o.evalue for o in outputs if o.output_type == 'error'] == []
+    assert [o.text for o in outputs if o.get('name') == 'stderr' and 'warn' in o.text.lower()] == []
+
+def test_it_names_no_path_of_the_machine_it_ran_on(nb):
+    texts = [c.source for c in nb.cells] + [str({k: v for k, v in o.get('data', {}).items() if not k.startswith('image/')}) + o.get('text', '')
+                                           for c in code_cells(nb) for o in c.outputs]
+    assert [t for t in texts if machine_path.search(t)] == []
+
+def test_it_opens_with_a_title_and_one_line(nb):
+    text = '\n'.join(c.source for c in nb.cells[:2] if c.cell_type == 'markdown')
+    assert re.match(r'# \S.*\n+> \S', text), text
+
+def test_it_closes_with_summary_and_exercises(path, nb):
+    if path.stem == 'index': return
+    headings = [line for c in nb.cells if c.cell_type == 'markdown' for line in c.source.splitlines() if line.startswith('## ')]
+    assert headings[-2:] == ['## Summary', '## Exercises']
+
+def test_its_cells_are_small(nb):
+    assert [c.source for c in code_cells(nb) if len(c.source.splitlines()) > 25] == []
