@@ -30,8 +30,9 @@ export: .venv/.dev  ## after editing a notebook: write the modules and README.md
 	.venv/bin/nbdev-clean
 	.venv/bin/python tools/readme.py
 
-nbdev2-test: .venv-nbdev2/.nbdev2  ## run every notebook with nbdev 2.4
+nbdev2-test: .venv-nbdev2/.nbdev2  ## run every notebook with nbdev 2.4, and see that it exports the same
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 .venv-nbdev2/bin/nbdev_test
+	.venv-nbdev2/bin/python -m pytest -q tests/test_generated.py
 
 docs: .venv-nbdev2/.nbdev2  ## make the documentation in _docs (needs Quarto)
 	@touch README.md
