@@ -35,8 +35,9 @@ nbdev2-test: .venv-nbdev2/.nbdev2  ## run every notebook with nbdev 2.4, and see
 	.venv-nbdev2/bin/python -m pytest -q tests/test_generated.py
 
 docs: .venv-nbdev2/.nbdev2  ## make the documentation in _docs (needs Quarto)
-	@touch README.md
+	@touch README.md && cp -p miniai/_modidx.py build/
 	PATH="$(CURDIR)/.venv-nbdev2/bin:$$PATH" nbdev_docs
+	@cp -p build/_modidx.py miniai/
 
 clean:  ## remove all that make has made
 	rm -rf .venv .venv-nbdev2 build *.egg-info _docs _proc .pytest_cache .hypothesis

@@ -3,7 +3,7 @@ from pathlib import Path
 import re, nbformat
 
 def to_markdown(cell):
-    if cell.cell_type == 'markdown': return re.sub(r'\]\((?!\w+:|#)', '](nbs/', cell.source).replace('](nbs/../', '](')
+    if cell.cell_type == 'markdown': return re.sub(r'\]\((?!\w+:|#)', '](nbs/', cell.source)
     return f'```python\n{cell.source}\n```'
 
 root = Path(__file__).resolve().parent.parent
