@@ -81,7 +81,7 @@ def test_no_network(project):
 
 @pytest.mark.parametrize('words, expected', [
     ('ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device', 'the disk is full'),
-    ('ERROR: Something nobody foresaw', 'its last words are above')])
+    ('ERROR: Something nobody foresaw', 'its last words are: ERROR: Something nobody foresaw')])
 def test_pip_fails(project, words, expected):
     script(project/'.venv/bin/python', f'#!/bin/sh\n[ "$3" = --version ] && exit 0\necho "{words}" >&2\nexit 1\n')
     res = make(project, 'run', f'PYTHON={sys.executable}')

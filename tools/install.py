@@ -6,7 +6,7 @@ import os, subprocess, sys
 
 CAUSES = [
     (('No space left on device', 'Disk quota exceeded'),
-     'the disk is full; free some space (2 GB are enough, 8 GB where PyTorch comes with CUDA) and run the command again.'),
+     'the disk is full; free some space (2 GB are enough, several more where PyTorch comes with CUDA) and run the command again.'),
     (('connection broken by', 'Connection refused', 'Connection reset', 'Max retries exceeded', 'Read timed out', 'Network is unreachable',
       'name resolution', 'Name or service not known', 'nodename nor servname', 'ProxyError', 'ConnectTimeout', 'Connection aborted'),
      'the package index could not be reached; check the network (and the proxy) and run the command again.'),
@@ -24,22 +24,25 @@ def check_python():
 
 def run(*cmd):
     "Run `cmd`, showing what it prints; if it fails, say why in a sentence"
-    said = []
+    said, shown = [], True
     proc = subprocess.Popen(cmd, stderr=subprocess.STDOUT, stdout=subprocess.PIPE, universal_newlines=True)
     for line in proc.stdout:
         said.append(line)
-        if 'Requirement already satisfied' not in line: print(line, end='', flush=True)
+        shown = shown and 'Traceback' not in line
+        if shown and 'already satisfied' not in line: print(line, end='', flush=True)
     if proc.wait() == 0: return
     for signs, sentence in CAUSES:
         if any(sign in line for sign in signs for line in said): stop(sentence)
-    stop('`{}` failed; its last words are above.'.format(' '.join(cmd)))
+    stop('`{}` failed; its last words are: {}.'.format(' '.join(cmd), said[-1].strip().rstrip('.') if said else 'none'))
 
 def works(python): return os.path.exists(python) and subprocess.call([python, '-m', 'pip', '--version'], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) == 0
 
 def main(venv, constraints, extra=''):
     check_python()
     python = os.path.join(venv, 'bin', 'python')
-    if not works(python): run(sys.executable, '-m', 'venv', '--clear', venv)
+    if not works(python):
+        run(sys.executable, '-m', 'venv', '--clear', '--without-pip', venv)
+        run(python, '-m', 'ensurepip', '--default-pip')
     run(python, '-m', 'pip', 'install', '--disable-pip-version-check', '-c', constraints, '-e', '.[{}]'.format(extra) if extra else '.')
 
 if __name__ == '__main__':
