@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Matrix']
 
-# %% ../nbs/15_matrix.ipynb #d9b28715
+# %% ../nbs/15_matrix.ipynb #46c0c400
 import operator
 from base64 import b64encode
 from collections.abc import Iterable,Sequence
@@ -18,7 +18,7 @@ from zlib import compress,crc32
 from fastcore.basics import patch
 from .iterators import chunks
 
-# %% ../nbs/15_matrix.ipynb #c911cf4c
+# %% ../nbs/15_matrix.ipynb #a0d4498a
 def _vector(xs, what):
     "`xs` as a new list"
     if hasattr(xs, 'tolist'): xs = xs.tolist()
@@ -42,13 +42,13 @@ class Matrix:
         m._rows,m._ncols = rows,ncols
         return m
 
-# %% ../nbs/15_matrix.ipynb #1e26cb9a
+# %% ../nbs/15_matrix.ipynb #2dd47451
 @patch(as_prop=True)
 def shape(self:Matrix)->tuple: # rows, columns
     "The number of rows and of columns"
     return len(self._rows), self._ncols
 
-# %% ../nbs/15_matrix.ipynb #61ed0d63
+# %% ../nbs/15_matrix.ipynb #95168a5e
 def _size(n, what):
     if operator.index(n)<0: raise ValueError(f'{what} should be 0 or more, got {n}.')
     return n
@@ -62,7 +62,7 @@ def zeros(cls:Matrix,
     nrows,ncols = _size(nrows, 'nrows'),_size(ncols, 'ncols')
     return cls._new([[0]*ncols for _ in range(nrows)], ncols)
 
-# %% ../nbs/15_matrix.ipynb #a371b0ad
+# %% ../nbs/15_matrix.ipynb #27fcdd6e
 @patch(cls_method=True)
 def eye(cls:Matrix,
     n:int, # number of rows and of columns
@@ -70,7 +70,7 @@ def eye(cls:Matrix,
     "The identity: ones on the diagonal, zeros elsewhere."
     return cls._new([[int(i==j) for j in range(n)] for i in range(_size(n, 'n'))], n)
 
-# %% ../nbs/15_matrix.ipynb #87f67e75
+# %% ../nbs/15_matrix.ipynb #e00b4212
 @patch(cls_method=True)
 def from_flat(cls:Matrix,
     values, # an iterable of numbers, row after row
@@ -81,7 +81,7 @@ def from_flat(cls:Matrix,
     if len(values) % _size(ncols, 'ncols') if ncols else values: raise ValueError(f'{len(values)} values do not fill rows of {ncols}.')
     return cls._new(list(chunks(values, ncols)) if values else [], ncols)
 
-# %% ../nbs/15_matrix.ipynb #9c0f71a0
+# %% ../nbs/15_matrix.ipynb #ebbde472
 @patch
 def tolist(self:Matrix)->list: # a list of lists
     "A new list of the rows, each a new list."
@@ -92,7 +92,7 @@ def flat(self:Matrix)->list: # the numbers, row after row
     "All numbers in one new list"
     return [v for row in self._rows for v in row]
 
-# %% ../nbs/15_matrix.ipynb #50ef6cc1
+# %% ../nbs/15_matrix.ipynb #7ccac602
 @patch
 def _places(self:Matrix, key):
     "What `key` picks of the rows and of the columns: for each an int or a range"
@@ -102,7 +102,7 @@ def _places(self:Matrix, key):
     except IndexError: raise IndexError(f'Index {key} is outside a Matrix of shape {self.shape}.') from None
     except TypeError: raise TypeError(f'A Matrix is indexed by integers and slices, got {key}.') from None
 
-# %% ../nbs/15_matrix.ipynb #1b452a1d
+# %% ../nbs/15_matrix.ipynb #61465efb
 @patch
 def __getitem__(self:Matrix, key):
     "`m[i,j]` is a number, `m[i]` and `m[:,j]` are lists, `m[a:b,c:d]` is a Matrix; all are copies."
@@ -113,7 +113,7 @@ def __getitem__(self:Matrix, key):
     if isinstance(cols, int): return [self._rows[i][cols] for i in rows]
     return Matrix._new([[self._rows[i][j] for j in cols] for i in rows], len(cols))
 
-# %% ../nbs/15_matrix.ipynb #4f213269
+# %% ../nbs/15_matrix.ipynb #baf1e74b
 @patch
 def __len__(self:Matrix)->int:
     "The number of rows"
@@ -129,13 +129,13 @@ def __contains__(self:Matrix, item):
     "Is `item` one of the numbers, or one of the rows?"
     return any(item in row or item==row for row in self._rows)
 
-# %% ../nbs/15_matrix.ipynb #87accb28
+# %% ../nbs/15_matrix.ipynb #5f5582ba
 @patch(as_prop=True)
 def T(self:Matrix)->Matrix: # columns become rows
     "The transpose: a new Matrix with `m.T[i,j]==m[j,i]`"
     return Matrix._new([list(col) for col in zip(*self._rows)] or [[] for _ in range(self._ncols)], len(self))
 
-# %% ../nbs/15_matrix.ipynb #a7621a13
+# %% ../nbs/15_matrix.ipynb #b7338f1f
 def _values(value, shape):
     "The numbers of `value`, in order, for a place of `shape`"
     if not (isinstance(value, Iterable) and shape): return repeat(value)
@@ -144,7 +144,7 @@ def _values(value, shape):
     if got!=shape: raise ValueError(f'A value of shape {got} does not fit a place of shape {shape}.')
     return value if len(shape)==1 else value.flat
 
-# %% ../nbs/15_matrix.ipynb #93cc3fd0
+# %% ../nbs/15_matrix.ipynb #220c829c
 @patch
 def __setitem__(self:Matrix, key, value):
     "Put `value` where `m[key]` is: one number for all of it, or as many as it has places."
@@ -154,7 +154,7 @@ def __setitem__(self:Matrix, key, value):
     every = product(*(p if isinstance(p, range) else [p] for p in places))
     for (i,j),v in zip(every, _values(value, shape)): self._rows[i][j] = v
 
-# %% ../nbs/15_matrix.ipynb #71d2065e
+# %% ../nbs/15_matrix.ipynb #7eb10924
 @patch
 def __eq__(self:Matrix, other):
     "Same shape and equal numbers?"
@@ -164,12 +164,12 @@ def __eq__(self:Matrix, other):
 def __copy__(self:Matrix):
     return Matrix(self)
 
-# %% ../nbs/15_matrix.ipynb #a7da9a1e
+# %% ../nbs/15_matrix.ipynb #aa9649f4
 @patch
 def __repr__(self:Matrix):
     return f'Matrix({self._rows})' if self._rows else f'Matrix.from_flat([], {self._ncols})'
 
-# %% ../nbs/15_matrix.ipynb #5b8d4b30
+# %% ../nbs/15_matrix.ipynb #473c8498
 def _ends(xs): return xs if len(xs)<=8 else [*xs[:4], '…', *xs[-3:]]
 
 def _short(v): return f'{v:.4g}' if isinstance(v, (float,complex)) else str(v)
@@ -182,7 +182,7 @@ def __str__(self:Matrix):
     lines = ['  '.join(v.rjust(w) for v,w in zip(row, widths)) for row in cells]
     return '\n'.join([*lines, f'({len(self)} × {self._ncols})'])
 
-# %% ../nbs/15_matrix.ipynb #a5f48819
+# %% ../nbs/15_matrix.ipynb #851cca07
 def _greys(m):
     "The numbers of `m` as bytes: 0 for the smallest, 255 for the largest, 0 for what is not finite"
     rows = [[float(abs(v) if isinstance(v, complex) else v) for v in row] for row in m]
@@ -190,14 +190,14 @@ def _greys(m):
     lo,hi = min(seen),max(seen)
     return [bytes(int(255*(v-lo)/(hi-lo)) if isfinite(v) and hi>lo else 0 for v in row) for row in rows]
 
-# %% ../nbs/15_matrix.ipynb #dcb22398
+# %% ../nbs/15_matrix.ipynb #05888457
 def _png(rows):
     "A PNG file of `rows` of grey bytes"
     def piece(kind, data): return pack('>I', len(data)) + kind + data + pack('>I', crc32(kind+data))
     header = pack('>IIBBBBB', len(rows[0]), len(rows), 8, 0, 0, 0, 0)
     return b'\x89PNG\r\n\x1a\n' + piece(b'IHDR', header) + piece(b'IDAT', compress(b''.join(b'\0'+r for r in rows))) + piece(b'IEND', b'')
 
-# %% ../nbs/15_matrix.ipynb #f5872e70
+# %% ../nbs/15_matrix.ipynb #06eacbd9
 def _cell(v, grey):
     style = f'background:rgb({grey},{grey},{grey});color:{"black" if grey>127 else "white"};text-align:right'
     return f'<td style="{style}">{escape(_short(v))}</td>'
@@ -206,14 +206,14 @@ def _table(m):
     rows = (''.join(map(_cell, row, greys)) for row,greys in zip(m, _greys(m)))
     return '<table>' + ''.join(f'<tr>{row}</tr>' for row in rows) + '</table>'
 
-# %% ../nbs/15_matrix.ipynb #f7e92763
+# %% ../nbs/15_matrix.ipynb #fab7271f
 def _img(m):
     step = -(-max(m.shape)//800)
     png = b64encode(_png(_greys(m[::step, ::step]))).decode()
     width = m.shape[1] * max(1, 252//max(m.shape)) // step
     return f'<img style="image-rendering:pixelated;width:{width}px" src="data:image/png;base64,{png}">'
 
-# %% ../nbs/15_matrix.ipynb #dd098aba
+# %% ../nbs/15_matrix.ipynb #2e5314b2
 @patch
 def _repr_html_(self:Matrix):
     if not self.flat: return f'<pre>{self!r}</pre>'
@@ -224,7 +224,7 @@ def _repr_html_(self:Matrix):
 def _repr_pretty_(self:Matrix, p, cycle):
     p.text(repr(self) if max(self.shape)<=12 else str(self))
 
-# %% ../nbs/15_matrix.ipynb #0ffaac40
+# %% ../nbs/15_matrix.ipynb #80560e05
 def _elementwise(op, a, b):
     "`op` between two matrices of one shape, or a Matrix and a number"
     for o in (a, b):
@@ -235,7 +235,7 @@ def _elementwise(op, a, b):
     elif a.shape!=b.shape: raise ValueError(f'{op.__name__} needs two matrices of one shape, got {a.shape} and {b.shape}.')
     return Matrix._new([list(map(op, *rows)) for rows in zip(getattr(a, '_rows', a), getattr(b, '_rows', b))], m._ncols)
 
-# %% ../nbs/15_matrix.ipynb #c46c9cbc
+# %% ../nbs/15_matrix.ipynb #3d857b70
 def _operator(op):
     "The methods for `m+o`, `o+m` and `m+=o`, if `op` is +"
     def forward(self, other): return _elementwise(op, self, other)
@@ -247,7 +247,7 @@ def _operator(op):
         return self
     return forward,reflected,inplace
 
-# %% ../nbs/15_matrix.ipynb #1201cb32
+# %% ../nbs/15_matrix.ipynb #849edc2d
 for _name in ('add', 'sub', 'mul', 'truediv', 'pow'):
     for _prefix,_method in zip(('', 'r', 'i'), _operator(getattr(operator, _name))): setattr(Matrix, f'__{_prefix}{_name}__', _method)
 
@@ -257,31 +257,31 @@ def __neg__(self:Matrix): return Matrix._new([[-v for v in row] for row in self.
 @patch
 def __abs__(self:Matrix): return Matrix._new([[abs(v) for v in row] for row in self._rows], self._ncols)
 
-# %% ../nbs/15_matrix.ipynb #9b1727d0
+# %% ../nbs/15_matrix.ipynb #7dc7400f
 try: from math import sumprod as _dot
 except ImportError:
     def _dot(a, b): return sum(map(operator.mul, a, b))
 
-# %% ../nbs/15_matrix.ipynb #be2b7f62
-def _operand(o):
-    "`o` as rows for `@`: a Matrix, or a vector as its only row; `None` if it is neither"
-    if isinstance(o, Matrix): return o
+# %% ../nbs/15_matrix.ipynb #a68d04db
+def _shape(o):
+    "The shape of an operand of `@`, `(n,)` for a vector; `None` for anything else"
+    if isinstance(o, Matrix): return o.shape
     if not isinstance(o, Sequence) or isinstance(o, str): return None
     if any(isinstance(v, Iterable) for v in o[:1]): raise TypeError('@ takes a Matrix or a flat sequence of numbers; make a Matrix of nested lists first.')
-    return Matrix._new([o], len(o))
+    return (len(o),)
 
 def _matmul(a, b):
-    "`a @ b` as rows; a vector is a row on the left, and a column on the right"
-    rows,cols = _operand(a),_operand(b)
-    if rows is None or cols is None: return NotImplemented
-    if isinstance(b, Matrix): cols = b.T
-    sa,sb = (o.shape if isinstance(o, Matrix) else (len(o),) for o in (a, b))
+    "`a @ b`; a vector is a row on the left, and a column on the right"
+    sa,sb = _shape(a),_shape(b)
+    if sa is None or sb is None: return NotImplemented
     if sa[-1]!=sb[0]: raise ValueError(f'{sa} @ {sb}: the inner sizes {sa[-1]} and {sb[0]} differ.')
-    res = [[_dot(row, col) for col in cols._rows] for row in rows._rows]
-    if not isinstance(a, Matrix): return res[0]
-    return Matrix._new(res, len(cols)) if isinstance(b, Matrix) else [v for v, in res]
+    rows = a._rows if isinstance(a, Matrix) else [a]
+    cols = [b] if len(sb)==1 else list(zip(*b._rows)) or [()]*sb[1]
+    res = [[_dot(row, col) for col in cols] for row in rows]
+    if len(sb)==1: return [v for v, in res]
+    return Matrix._new(res, sb[1]) if len(sa)==2 else res[0]
 
-# %% ../nbs/15_matrix.ipynb #ac0d1aa3
+# %% ../nbs/15_matrix.ipynb #94b0d024
 @patch
 def __matmul__(self:Matrix, other):
     "Matrix product with a Matrix (a Matrix) or a vector (a list)"
@@ -291,7 +291,7 @@ def __matmul__(self:Matrix, other):
 def __rmatmul__(self:Matrix, other):
     return _matmul(other, self)
 
-# %% ../nbs/15_matrix.ipynb #46278556
+# %% ../nbs/15_matrix.ipynb #acabca64
 @patch
 def __array__(self:Matrix, dtype=None, copy=None):
     "A new NumPy array with these numbers"
