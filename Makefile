@@ -5,17 +5,18 @@ SEED   ?= 42
 STEPS  ?= 30
 OUT    ?= out/picture.png
 
-# The prompt travels in the environment, as typed: neither make nor the shell reads anything into it.
+# What is typed travels in the environment: neither make nor the shell reads anything into it.
 override PROMPT := $(value PROMPT)
-export PROMPT
+override OUT := $(value OUT)
+export PROMPT OUT
 
 metadata := settings.ini setup.py pyproject.toml constraints.txt
 
 .PHONY: run test lab readme export docs nbdev2-test clean help
 
 run: .venv/.run  ## make a picture: make run PROMPT="a green bag on a white background"
-	@mkdir -p "$(dir $(OUT))"
-	@.venv/bin/miniai --seed $(SEED) --num-inference-steps $(STEPS) --out "$(OUT)" -- "$$PROMPT"
+	@mkdir -p "$$(dirname "$$OUT")"
+	@.venv/bin/miniai --seed $(SEED) --num-inference-steps $(STEPS) --out "$$OUT" -- "$$PROMPT"
 	@echo 'Next: `make lab` opens the notebooks that made it; start with 06_pipeline.'
 
 test: .venv/.dev  ## run every notebook and every test

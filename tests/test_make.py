@@ -49,6 +49,11 @@ def test_a_prompt_arrives_as_typed(installed, prompt):
         assert (dashes, arrived.strip()) == ('--', prompt.strip())
         assert 'make lab' in res.stdout and not (installed/'pwned').exists()
 
+def test_the_picture_goes_where_it_is_told(installed):
+    assert make(installed, 'run', 'OUT=my $5 pictures/bag.png').returncode == 0
+    arguments = json.loads((installed/'arguments').read_text())
+    assert 'my $5 pictures/bag.png' in arguments and (installed/'my $5 pictures').is_dir()
+
 def test_a_second_run_installs_nothing(installed):
     assert make(installed, 'run', 'PYTHON=no-such-python').returncode == 0
 
