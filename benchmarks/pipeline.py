@@ -1,0 +1,57 @@
+"""Our pipeline and the library's side by side, alternating, in one process.
+
+    python benchmarks/pipeline.py [--model FOLDER] [--steps 50] [--rounds 15] [--batches 1,4]
+
+Both make the same pictures from the same noise with the same folder, prompt, scheduler, steps and guidance, from the prompt to PIL images.
+The ratio is the library's median time over ours: above 1, ours is faster."""
+import os, platform, time
+from statistics import median
+
+import diffusers, numpy as np, torch, transformers
+from diffusers import StableDiffusionPipeline
+from fastcore.script import call_parse
+
+from miniai.core import *
+from miniai.pipeline import *
+
+prompt = 'a photo of a red ankle boot on a blue background'
+
+
+def machine():
+    "What the figures were measured on"
+    try: cpu = next(line.split(':')[1].strip() for line in open('/proc/cpuinfo') if line.startswith('model name'))
+    except (OSError,StopIteration): cpu = platform.processor() or platform.machine()
+    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ''
+    load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, 'getloadavg') else ''
+    return (f"{platform.system()}, {cpu}{gpu}, {torch.get_num_threads()} threads{load}; Python {platform.python_version()}, "
+        f"torch {torch.__version__}, diffusers {diffusers.__version__}, transformers {transformers.__version__}")
+
+
+def seconds(f):
+    "How long `f` takes"
+    start = time.perf_counter()
+    f()
+    return time.perf_counter() - start
+
+
+@call_parse
+def main(
+    model:str=None, # A folder or Hub id; without one the embedded model
+    steps:int=50, # Steps of the scheduler
+    rounds:int=15, # How often each makes the pictures
+    batches:str='1,4', # Pictures at a time
+):
+    "Time our pipeline and the library's, alternating"
+    ours = StableDiffusion.from_pretrained(model or embedded_model())
+    library = StableDiffusionPipeline.from_pretrained(model or embedded_model(), safety_checker=None, dtype=ours.unet.dtype).to(ours.unet.device)
+    library.set_progress_bar_config(disable=True)
+    print(machine())
+    for n in map(int, batches.split(',')):
+        side = ours.unet.config.sample_size
+        run = dict(latents=torch.randn(n, ours.unet.config.in_channels, side, side).to(ours.unet.device, ours.unet.dtype), num_inference_steps=steps)
+        mine,theirs = lambda: ours([prompt]*n, **run), lambda: library([prompt]*n, **run).images
+        differ = max(np.abs(np.asarray(a).astype(int)-np.asarray(b)).max() for a,b in zip(mine(), theirs()))
+        pairs = [(seconds(mine), seconds(theirs)) if i%2 else (seconds(theirs), seconds(mine))[::-1] for i in range(rounds)]
+        a,b = map(median, zip(*pairs))
+        print(f"batch {n}, {steps} steps with guidance: ours {a:.3f} s, diffusers {b:.3f} s, ratio of medians {b/a:.3f} "
+            f"(of {rounds} rounds; largest difference of a pixel {differ}/255)")
