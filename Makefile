@@ -12,7 +12,7 @@ export PROMPT OUT
 
 metadata := settings.ini setup.py pyproject.toml constraints.txt
 
-.PHONY: run test lab readme export docs nbdev2-test clean help
+.PHONY: run test lab export docs nbdev2-test clean help
 
 run: .venv/.run  ## make a picture: make run PROMPT="a green bag on a white background"
 	@mkdir -p "$$(dirname "$$OUT")"
