@@ -7,7 +7,7 @@ __all__ = ['style', 'hub_model', 'to_image', 'show_image', 'show_images', 'space
            'image_path', 'save_image', 'half_blocks', 'progress_bar', 'default_device', 'default_dtype',
            'embedded_model']
 
-# %% ../nbs/00_core.ipynb #65cce7f1
+# %% ../nbs/00_core.ipynb #f62979b9
 import os, sys
 from math import ceil
 from pathlib import Path
@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 import miniai
 
-# %% ../nbs/00_core.ipynb #7b63af0e
+# %% ../nbs/00_core.ipynb #a0c8f36a
 def to_image(
     x:Image.Image|torch.Tensor|np.ndarray, # A picture: PIL, tensor `(c,h,w)` or `(h,w)`, array `(h,w,c)` or `(h,w)`; floats in [0,1], or uint8
 )->Image.Image: # `L`, `RGB` or `RGBA`
@@ -36,14 +36,14 @@ def to_image(
     if x.dtype!=np.uint8: x = (np.nan_to_num(x).clip(0,1)*255).round().astype(np.uint8)
     return Image.fromarray(x)
 
-# %% ../nbs/00_core.ipynb #a74bfd07
+# %% ../nbs/00_core.ipynb #2360f847
 style = {'figure.facecolor':'white', 'savefig.facecolor':'white', 'figure.dpi':100, 'figure.figsize':(4,2.5),
          'figure.constrained_layout.use':True, 'font.size':9, 'axes.titlesize':9, 'axes.spines.top':False, 'axes.spines.right':False,
          'image.cmap':'gray', 'image.interpolation':'nearest',
          'axes.prop_cycle':plt.cycler(color=['#0072B2','#E69F00','#009E73','#CC79A7','#D55E00','#56B4E9','#F0E442','#000000'])}
 plt.rcParams.update(style)
 
-# %% ../nbs/00_core.ipynb #f49d1282
+# %% ../nbs/00_core.ipynb #c06f00cf
 def show_image(
     im, # A picture in any form that `to_image` takes
     title:str=None, # Written above it
@@ -58,7 +58,7 @@ def show_image(
     ax.set_title('' if title is None else title)
     ax.axis('off')
 
-# %% ../nbs/00_core.ipynb #ed823eaa
+# %% ../nbs/00_core.ipynb #e0c40292
 def show_images(
     ims, # Pictures in any form that `to_image` takes, or one tensor `(n,c,h,w)`
     titles=None, # A title for each picture
@@ -78,7 +78,7 @@ def show_images(
     for ax in axs: ax.axis('off')
     for im,title,ax in zip(ims, titles, axs): show_image(im, title, ax=ax)
 
-# %% ../nbs/00_core.ipynb #6c5372e4
+# %% ../nbs/00_core.ipynb #6611b92b
 def spaced(
     items, # Anything with an order
     n:int, # How many to keep
@@ -89,7 +89,7 @@ def spaced(
     if len(items)<=n: return items
     return [items[i] for i in np.linspace(0, len(items)-1, n).round().astype(int)] if n>1 else items[-1:]
 
-# %% ../nbs/00_core.ipynb #d5a39edb
+# %% ../nbs/00_core.ipynb #ffbdb446
 def show_strip(
     ims, # Pictures, in order
     titles=None, # A title for each picture
@@ -102,7 +102,7 @@ def show_strip(
     shown = spaced(zip(ims, [None]*len(ims) if titles is None else titles), n)
     show_images([im for im,_ in shown], [title for _,title in shown], ncols=len(shown), size=size)
 
-# %% ../nbs/00_core.ipynb #41fd261e
+# %% ../nbs/00_core.ipynb #b2b4d5c3
 def show_heatmap(
     values, # Numbers `(rows, columns)`: a tensor, an array or lists
     rows=None, # A label for each row
@@ -125,7 +125,7 @@ def show_heatmap(
     for (i,j),v in np.ndenumerate(values):
         if fmt: ax.text(j, i, format(v,fmt), ha='center', va='center', fontsize=8, color='white' if v<middle else 'black')
 
-# %% ../nbs/00_core.ipynb #92c59ada
+# %% ../nbs/00_core.ipynb #9a92d917
 def image_grid(
     ims, # Pictures in any form that `to_image` takes, all of one size
     *,
@@ -142,7 +142,7 @@ def image_grid(
     for i,im in enumerate(ims): sheet.paste(im, (i%ncols*w, i//ncols*h))
     return sheet
 
-# %% ../nbs/00_core.ipynb #1acba802
+# %% ../nbs/00_core.ipynb #f55ebff0
 def image_path(
     path, # Where a picture shall be written; the ending names the format, as in `boot.png`
 )->Path: # The same
@@ -154,21 +154,21 @@ def image_path(
     if path.is_dir(): raise IsADirectoryError(f"{str(path)!r} is a folder: give the name of a file")
     return path
 
-# %% ../nbs/00_core.ipynb #465b35c2
+# %% ../nbs/00_core.ipynb #8303d9a5
 def save_image(
     im, # A picture in any form that `to_image` takes
     path, # Where to; see `image_path`
 )->Path: # The file written
     "Save a picture whole or not at all"
     path = image_path(path)
-    partial = path.with_name(f'.{path.stem}.{os.getpid()}{path.suffix}')
+    partial = path.with_name(f'.{path.name}.{os.getpid()}.part')
     try:
-        to_image(im).save(partial)
+        to_image(im).save(partial, format=Image.registered_extensions()[path.suffix.lower()])
         os.replace(partial, path)
     finally: partial.unlink(missing_ok=True)
     return path
 
-# %% ../nbs/00_core.ipynb #69dce1bc
+# %% ../nbs/00_core.ipynb #ba6c5af2
 def half_blocks(
     im, # A picture in any form that `to_image` takes
     width:int=64, # Characters in a line; a wider picture is made smaller
@@ -181,7 +181,7 @@ def half_blocks(
     line = lambda top,low: ''.join(color(38,a)+color(48,b)+'▀' for a,b in zip(top,low)) + '\x1b[0m'
     return '\n'.join(line(top,low) for top,low in zip(pixels[::2], pixels[1::2]))
 
-# %% ../nbs/00_core.ipynb #61ddb61a
+# %% ../nbs/00_core.ipynb #bd0cc081
 def progress_bar(
     items, # What to go through
     *,
@@ -194,20 +194,20 @@ def progress_bar(
     if disable or not watched: kwargs['disable'] = True
     return tqdm(items, total=total, leave=False, delay=2 if in_notebook() else 0, **kwargs)
 
-# %% ../nbs/00_core.ipynb #c5b117f4
+# %% ../nbs/00_core.ipynb #1099ea47
 def default_device()->str: # 'cuda', 'mps' or 'cpu'
     "The fastest device of this machine"
     if torch.cuda.is_available(): return 'cuda'
     return 'mps' if torch.backends.mps.is_available() else 'cpu'
 
-# %% ../nbs/00_core.ipynb #a442d655
+# %% ../nbs/00_core.ipynb #ca11428b
 def default_dtype(
     device:str|torch.device, # Where the numbers will live
 )->torch.dtype: # float16 on CUDA, else float32
     "The precision that fits a device"
     return torch.float16 if torch.device(device).type=='cuda' else torch.float32
 
-# %% ../nbs/00_core.ipynb #7f784f72
+# %% ../nbs/00_core.ipynb #952e43f3
 def embedded_model(
     name:str=None, # A model that comes with the package; None is 'fashion'
 )->Path: # Its folder
@@ -218,5 +218,5 @@ def embedded_model(
     names = sorted(p.parent.name for p in models.glob('*/model_index.json'))
     raise FileNotFoundError(f"no embedded model is called {name or 'fashion'!r}; the package holds: {', '.join(names) or 'none'}")
 
-# %% ../nbs/00_core.ipynb #63752f00
+# %% ../nbs/00_core.ipynb #4f2a35df
 hub_model = 'stable-diffusion-v1-5/stable-diffusion-v1-5'

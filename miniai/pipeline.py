@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['encode_text', 'Step', 'denoise', 'decode', 'StableDiffusion', 'main']
 
-# %% ../nbs/06_pipeline.ipynb #8b221391
+# %% ../nbs/06_pipeline.ipynb #1b844a4e
 import inspect, json, os, random, re, shutil, sys, warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from .core import *
 
-# %% ../nbs/06_pipeline.ipynb #7b7aec8f
+# %% ../nbs/06_pipeline.ipynb #6a85817a
 def _texts(
     prompts, # One text or a list of them
     name='prompt', # What the caller calls it
@@ -35,7 +35,7 @@ def _texts(
         if not isinstance(p, str): raise TypeError(f"every {name} is a string, but there is {p!r} ({type(p).__name__})")
     return list(prompts)
 
-# %% ../nbs/06_pipeline.ipynb #515af377
+# %% ../nbs/06_pipeline.ipynb #53b97572
 def _warn_of_cut(prompts, tokens, tokenizer):
     "Warn of the words that did not fit, if any"
     full = [p for p,mask in zip(prompts, tokens.attention_mask) if mask[-1]]
@@ -44,7 +44,7 @@ def _warn_of_cut(prompts, tokens, tokenizer):
         cut = ids[tokenizer.model_max_length-1:-1]
         if cut: warnings.warn(f"the prompt is longer than {tokenizer.model_max_length} tokens; cut off: {tokenizer.decode(cut).strip()!r}", stacklevel=3)
 
-# %% ../nbs/06_pipeline.ipynb #405d2899
+# %% ../nbs/06_pipeline.ipynb #3741546b
 def encode_text(
     prompts:str|list, # What the pictures should show
     tokenizer, # Texts to ids, such as a `CLIPTokenizer`
@@ -59,7 +59,7 @@ def encode_text(
     mask = dict(attention_mask=tokens.attention_mask.to(device)) if masked else {}
     with torch.no_grad(): return text_encoder(tokens.input_ids.to(device), **mask).last_hidden_state
 
-# %% ../nbs/06_pipeline.ipynb #8e4b4ecd
+# %% ../nbs/06_pipeline.ipynb #64fb765d
 class Step(NamedTuple):
     "What `denoise` has after one step of the scheduler"
     index:int # 0 for the first step
@@ -67,7 +67,7 @@ class Step(NamedTuple):
     latents:Tensor # (n, channels, height, width), with less noise than before
     noise_pred:Tensor # The network's prediction after guidance, of the same shape
 
-# %% ../nbs/06_pipeline.ipynb #19acae22
+# %% ../nbs/06_pipeline.ipynb #2cc08a37
 def _guidance_embedding(
     scale:float, # `guidance_scale`; 1 is no guidance
     dim:int, # Length of the vector, `unet.config.time_cond_proj_dim`
@@ -78,7 +78,7 @@ def _guidance_embedding(
     scales = torch.full((len(like),), (scale-1)*1000.)
     return get_timestep_embedding(scales, dim, downscale_freq_shift=1).to(like)
 
-# %% ../nbs/06_pipeline.ipynb #260ea90a
+# %% ../nbs/06_pipeline.ipynb #e61343c2
 @torch.no_grad()
 def _denoise(latents, embeddings, unet, scheduler, uncond_embeddings, guidance_scale, num_inference_steps, generator):
     "The steps of `denoise`, once its arguments are checked"
@@ -98,7 +98,7 @@ def _denoise(latents, embeddings, unet, scheduler, uncond_embeddings, guidance_s
         latents = scheduler.step(noise_pred, t, latents, **fresh).prev_sample
         yield Step(i, t, latents, noise_pred)
 
-# %% ../nbs/06_pipeline.ipynb #0c2519f6
+# %% ../nbs/06_pipeline.ipynb #de772c97
 def _check_run(num_inference_steps, guidance_scale):
     "Complain of a number of steps or a guidance scale that cannot be meant"
     if not isinstance(num_inference_steps, Integral) or isinstance(num_inference_steps, bool):
@@ -107,7 +107,7 @@ def _check_run(num_inference_steps, guidance_scale):
     if not isinstance(guidance_scale, Real): raise TypeError(f"guidance_scale is a number, not {guidance_scale!r}")
     if not isfinite(guidance_scale): raise ValueError(f"guidance_scale is {guidance_scale}; give a finite number, 7.5 for example, or 1 for no guidance")
 
-# %% ../nbs/06_pipeline.ipynb #44f6ca59
+# %% ../nbs/06_pipeline.ipynb #a9d4dcae
 def _check_latents(latents, embeddings, uncond_embeddings, unet):
     "Complain of tensors that do not fit each other or the network"
     for name,x,ndim in ('latents',latents,4), ('embeddings',embeddings,3):
@@ -116,11 +116,13 @@ def _check_latents(latents, embeddings, uncond_embeddings, unet):
     n,channels = latents.shape[:2]
     if channels!=unet.config.in_channels:
         raise ValueError(f"latents has {channels} channels, shape {tuple(latents.shape)}, but the U-Net takes {unet.config.in_channels}")
+    width = getattr(unet.config, 'cross_attention_dim', embeddings.shape[2])
+    if embeddings.shape[2]!=width: raise ValueError(f"embeddings are {embeddings.shape[2]} wide, but the U-Net takes {width}")
     if len(embeddings)!=n: raise ValueError(f"{n} latents, but embeddings of {len(embeddings)} prompts: give one an image")
     if uncond_embeddings is not None and uncond_embeddings.shape!=embeddings.shape:
         raise ValueError(f"uncond_embeddings has shape {tuple(uncond_embeddings.shape)}, embeddings {tuple(embeddings.shape)}: they must be equal")
 
-# %% ../nbs/06_pipeline.ipynb #bc7ebd9b
+# %% ../nbs/06_pipeline.ipynb #f7df05e7
 def denoise(
     latents:Tensor, # (n, channels, height, width), pure noise of variance 1
     embeddings:Tensor, # (n, length, width), of the prompts
@@ -138,7 +140,7 @@ def denoise(
     if guidance_scale<=1 or getattr(unet.config, 'time_cond_proj_dim', None): uncond_embeddings = None
     return _denoise(latents, embeddings, unet, scheduler, uncond_embeddings, guidance_scale, num_inference_steps, generator)
 
-# %% ../nbs/06_pipeline.ipynb #37b9868b
+# %% ../nbs/06_pipeline.ipynb #858bd9c2
 @torch.no_grad()
 def decode(
     latents:Tensor, # (n, channels, height, width), as `denoise` leaves them
@@ -148,7 +150,7 @@ def decode(
     pixels = vae.decode(latents/vae.config.scaling_factor).sample
     return [to_image(p) for p in pixels/2 + .5]
 
-# %% ../nbs/06_pipeline.ipynb #f7646b82
+# %% ../nbs/06_pipeline.ipynb #ad3c596f
 class StableDiffusion:
     "The five parts of Stable Diffusion, together"
     def __init__(self,
@@ -161,7 +163,7 @@ class StableDiffusion:
 
     def __repr__(self): return f"{type(self).__name__}({', '.join(f'{k}={type(v).__name__}' for k,v in vars(self).items())})"
 
-# %% ../nbs/06_pipeline.ipynb #4bf86138
+# %% ../nbs/06_pipeline.ipynb #50f9c3fb
 def _sources(
     seed, # A whole number, a list of them, or None
     generator, # A `torch.Generator`, a list of them, or anything with a method `randn(*shape)`
@@ -179,7 +181,7 @@ def _sources(
     if len(seeds)!=n: raise ValueError(f"{len(seeds)} seeds for {n} images: give one an image, or a single number to count up from")
     return [torch.Generator().manual_seed(int(s)) for s in seeds]
 
-# %% ../nbs/06_pipeline.ipynb #57db5306
+# %% ../nbs/06_pipeline.ipynb #57eba0a2
 def _noise(
     shape:tuple, # (n, channels, height, width)
     source=None, # As `_sources` gives it; None is torch's own state
@@ -188,7 +190,7 @@ def _noise(
     if hasattr(source, 'randn'): return torch.as_tensor(source.randn(*shape)).float()
     return torch.randn(shape, generator=source, device=source.device if source else 'cpu')
 
-# %% ../nbs/06_pipeline.ipynb #4609f27b
+# %% ../nbs/06_pipeline.ipynb #9a490ee8
 @patch
 def _shape(self:StableDiffusion, n, height, width, latents):
     "Shape of the latents of `n` images, after checking that it can be had"
@@ -205,7 +207,7 @@ def _shape(self:StableDiffusion, n, height, width, latents):
     if latents is not None and latents.shape!=shape: raise ValueError(f"latents has shape {tuple(latents.shape)}, but {n} images of {sides[0]} by {sides[1]} pixels take {shape}")
     return shape
 
-# %% ../nbs/06_pipeline.ipynb #e7be5975
+# %% ../nbs/06_pipeline.ipynb #c3751b9f
 @patch
 def steps(self:StableDiffusion,
     prompt:str|list, # What to draw; a list makes one image of each
@@ -233,7 +235,7 @@ def steps(self:StableDiffusion,
     return denoise(latents.to(embeddings), embeddings, self.unet, self.scheduler, uncond_embeddings=uncond,
         guidance_scale=guidance_scale, num_inference_steps=num_inference_steps, generator=source)
 
-# %% ../nbs/06_pipeline.ipynb #2a02d381
+# %% ../nbs/06_pipeline.ipynb #c7ffb0d5
 @patch
 @delegates(StableDiffusion.steps)
 def __call__(self:StableDiffusion,
@@ -247,7 +249,7 @@ def __call__(self:StableDiffusion,
     for step in bar: bar.total = len(self.scheduler.timesteps)
     return decode(step.latents, self.vae)
 
-# %% ../nbs/06_pipeline.ipynb #a52d4900
+# %% ../nbs/06_pipeline.ipynb #fbb31387
 _layout = dict(
     tokenizer=('vocab.json', 'merges.txt'),
     text_encoder=('config.json', 'model{}.safetensors'),
@@ -255,12 +257,12 @@ _layout = dict(
     scheduler=('scheduler_config.json',),
     vae=('config.json', 'diffusion_pytorch_model{}.safetensors'))
 
-# %% ../nbs/06_pipeline.ipynb #14daa249
+# %% ../nbs/06_pipeline.ipynb #a8a8fb3e
 def _part_files(part, variant=None):
     "The files of a part, such as 'unet/config.json'; a variant is a part of the weights' names, as in 'model.fp16.safetensors'"
     return [f'{part}/' + name.format(f'.{variant}' if variant else '') for name in _layout[part]]
 
-# %% ../nbs/06_pipeline.ipynb #22d5cd4b
+# %% ../nbs/06_pipeline.ipynb #6082bfdb
 def _check_folder(
     folder:Path, # Of a model
     variant:str=None, # Of the weights
@@ -274,7 +276,7 @@ def _check_folder(
         raise FileNotFoundError(f"{folder} has no {missing[0]} (in {part}/ there is: {there}); a Stable Diffusion folder holds "
             f"{', '.join(_layout)}, with weights as .safetensors" + (f" of the variant {variant!r}" if variant else ""))
 
-# %% ../nbs/06_pipeline.ipynb #1227ef5d
+# %% ../nbs/06_pipeline.ipynb #641975ea
 def _find_folder(
     path, # A folder, or the id of a model on the Hugging Face Hub
     variant:str=None, # Of the weights
@@ -291,7 +293,7 @@ def _find_folder(
     _check_folder(folder, variant)
     return folder
 
-# %% ../nbs/06_pipeline.ipynb #26c4137a
+# %% ../nbs/06_pipeline.ipynb #7c05b0d9
 @contextmanager
 def _quiet():
     "Keep the libraries from logging and from drawing bars while they load"
@@ -305,7 +307,7 @@ def _quiet():
         logging.disable(logging.NOTSET)
         if shown: bars.enable_progress_bar()
 
-# %% ../nbs/06_pipeline.ipynb #300845d8
+# %% ../nbs/06_pipeline.ipynb #80919bbb
 def _load_network(
     cls, # Its class, from diffusers or transformers
     folder:Path, # Of the model
@@ -323,7 +325,7 @@ def _load_network(
     found = '; '.join(f"{len(v)} {k.replace('_',' ')} such as {v[0]}" for k,v in wrong.items())
     raise ValueError(f"{file} does not hold the weights of this {cls.__name__}: {found}. Is it another model's file?")
 
-# %% ../nbs/06_pipeline.ipynb #c080674a
+# %% ../nbs/06_pipeline.ipynb #1b7b3543
 def _load_scheduler(
     folder:Path, # Of the model
 ): # One of diffusers' schedulers
@@ -335,7 +337,7 @@ def _load_scheduler(
     if cls is None: raise ValueError(f"{file} names {name!r}, which is not one of diffusers' schedulers")
     return cls.from_pretrained(folder, subfolder='scheduler')
 
-# %% ../nbs/06_pipeline.ipynb #706ce58b
+# %% ../nbs/06_pipeline.ipynb #d3091a06
 def _check_fit(tokenizer, text_encoder, unet, vae, folder):
     "Complain of parts that do not belong together"
     text = text_encoder.config
@@ -347,7 +349,7 @@ def _check_fit(tokenizer, text_encoder, unet, vae, folder):
         (max(tokenizer.model_max_length, text.max_position_embeddings), text.max_position_embeddings, "the tokenizer gives {} tokens, the text encoder takes {}")]:
         if a!=b: raise ValueError(f"the parts in {folder} do not fit each other: " + what.format(a,b))
 
-# %% ../nbs/06_pipeline.ipynb #9f51c5d5
+# %% ../nbs/06_pipeline.ipynb #8afc9962
 @patch(cls_method=True)
 def from_pretrained(cls:StableDiffusion,
     path:str|Path=None, # A folder, or the id of a Stable Diffusion 1.x or 2.x on the Hugging Face Hub; None is `$MINIAI_MODEL`, or else the embedded model
@@ -370,7 +372,7 @@ def from_pretrained(cls:StableDiffusion,
     _check_fit(tokenizer, text_encoder, unet, vae, folder)
     return cls(tokenizer, text_encoder, unet, _load_scheduler(folder), vae)
 
-# %% ../nbs/06_pipeline.ipynb #14c65d82
+# %% ../nbs/06_pipeline.ipynb #db739115
 def _strip(
     sd:StableDiffusion, # The pipeline
     prompts:list, # What to draw
@@ -386,7 +388,7 @@ def _strip(
     columns = [decode(latents, sd.vae) for latents in spaced(seen, n)]
     return image_grid([im for row in zip(*columns) for im in row], ncols=len(columns))
 
-# %% ../nbs/06_pipeline.ipynb #fa2b9d2e
+# %% ../nbs/06_pipeline.ipynb #479d20d3
 @contextmanager
 def _one_sentence():
     "Say what went wrong without a traceback, and end with exit code 2"
@@ -398,7 +400,7 @@ def _one_sentence():
             raise SystemExit(2) from None
         except KeyboardInterrupt: raise SystemExit("miniai: stopped") from None
 
-# %% ../nbs/06_pipeline.ipynb #0197f467
+# %% ../nbs/06_pipeline.ipynb #fb5d143a
 @call_parse
 def main(
     *prompts:str, # What to draw; several make a contact sheet
