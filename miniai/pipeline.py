@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['encode_text', 'Step', 'denoise', 'decode', 'StableDiffusion', 'main']
 
-# %% ../nbs/06_pipeline.ipynb #1b844a4e
+# %% ../nbs/06_pipeline.ipynb #472aa028
 import inspect, json, os, random, re, shutil, sys, warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +14,7 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import NamedTuple
 
+# %% ../nbs/06_pipeline.ipynb #4a20cc8d
 import torch
 from fastcore.basics import patch
 from fastcore.meta import delegates
@@ -23,7 +24,7 @@ from torch import Tensor
 
 from .core import *
 
-# %% ../nbs/06_pipeline.ipynb #6a85817a
+# %% ../nbs/06_pipeline.ipynb #843913f7
 def _texts(
     prompts, # One text or a list of them
     name='prompt', # What the caller calls it
@@ -35,7 +36,7 @@ def _texts(
         if not isinstance(p, str): raise TypeError(f"every {name} is a string, but there is {p!r} ({type(p).__name__})")
     return list(prompts)
 
-# %% ../nbs/06_pipeline.ipynb #53b97572
+# %% ../nbs/06_pipeline.ipynb #48950230
 def _warn_of_cut(prompts, tokens, tokenizer):
     "Warn of the words that did not fit, if any"
     full = [p for p,mask in zip(prompts, tokens.attention_mask) if mask[-1]]
@@ -44,7 +45,7 @@ def _warn_of_cut(prompts, tokens, tokenizer):
         cut = ids[tokenizer.model_max_length-1:-1]
         if cut: warnings.warn(f"the prompt is longer than {tokenizer.model_max_length} tokens; cut off: {tokenizer.decode(cut).strip()!r}", stacklevel=3)
 
-# %% ../nbs/06_pipeline.ipynb #3741546b
+# %% ../nbs/06_pipeline.ipynb #d64792e4
 def encode_text(
     prompts:str|list, # What the pictures should show
     tokenizer, # Texts to ids, such as a `CLIPTokenizer`
@@ -59,7 +60,7 @@ def encode_text(
     mask = dict(attention_mask=tokens.attention_mask.to(device)) if masked else {}
     with torch.no_grad(): return text_encoder(tokens.input_ids.to(device), **mask).last_hidden_state
 
-# %% ../nbs/06_pipeline.ipynb #64fb765d
+# %% ../nbs/06_pipeline.ipynb #386b35ce
 class Step(NamedTuple):
     "What `denoise` has after one step of the scheduler"
     index:int # 0 for the first step
@@ -67,7 +68,7 @@ class Step(NamedTuple):
     latents:Tensor # (n, channels, height, width), with less noise than before
     noise_pred:Tensor # The network's prediction after guidance, of the same shape
 
-# %% ../nbs/06_pipeline.ipynb #2cc08a37
+# %% ../nbs/06_pipeline.ipynb #8ef2689b
 def _guidance_embedding(
     scale:float, # `guidance_scale`; 1 is no guidance
     dim:int, # Length of the vector, `unet.config.time_cond_proj_dim`
@@ -78,7 +79,13 @@ def _guidance_embedding(
     scales = torch.full((len(like),), (scale-1)*1000.)
     return get_timestep_embedding(scales, dim, downscale_freq_shift=1).to(like)
 
-# %% ../nbs/06_pipeline.ipynb #e61343c2
+# %% ../nbs/06_pipeline.ipynb #1a48697d
+def _predict(unet, latents, timestep, embeddings, **cond):
+    "What `unet` takes for noise in `latents`"
+    with torch.inference_mode(): noise_pred = unet(latents, timestep, encoder_hidden_states=embeddings, **cond).sample
+    return noise_pred.clone()
+
+# %% ../nbs/06_pipeline.ipynb #cd29ef5d
 @torch.no_grad()
 def _denoise(latents, embeddings, unet, scheduler, uncond_embeddings, guidance_scale, num_inference_steps, generator):
     "The steps of `denoise`, once its arguments are checked"
@@ -91,14 +98,14 @@ def _denoise(latents, embeddings, unet, scheduler, uncond_embeddings, guidance_s
     latents = latents * scheduler.init_noise_sigma
     for i,t in enumerate(scheduler.timesteps):
         inputs = scheduler.scale_model_input(torch.cat([latents]*2) if guided else latents, t)
-        noise_pred = unet(inputs, t, encoder_hidden_states=embeddings, **cond).sample
+        noise_pred = _predict(unet, inputs, t, embeddings, **cond)
         if guided:
             uncond,text = noise_pred.chunk(2)
             noise_pred = uncond + guidance_scale*(text-uncond)
         latents = scheduler.step(noise_pred, t, latents, **fresh).prev_sample
         yield Step(i, t, latents, noise_pred)
 
-# %% ../nbs/06_pipeline.ipynb #de772c97
+# %% ../nbs/06_pipeline.ipynb #973d2f0e
 def _check_run(num_inference_steps, guidance_scale):
     "Complain of a number of steps or a guidance scale that cannot be meant"
     if not isinstance(num_inference_steps, Integral) or isinstance(num_inference_steps, bool):
@@ -107,7 +114,7 @@ def _check_run(num_inference_steps, guidance_scale):
     if not isinstance(guidance_scale, Real): raise TypeError(f"guidance_scale is a number, not {guidance_scale!r}")
     if not isfinite(guidance_scale): raise ValueError(f"guidance_scale is {guidance_scale}; give a finite number, 7.5 for example, or 1 for no guidance")
 
-# %% ../nbs/06_pipeline.ipynb #a9d4dcae
+# %% ../nbs/06_pipeline.ipynb #4a0d6086
 def _check_latents(latents, embeddings, uncond_embeddings, unet):
     "Complain of tensors that do not fit each other or the network"
     for name,x,ndim in ('latents',latents,4), ('embeddings',embeddings,3):
@@ -122,7 +129,7 @@ def _check_latents(latents, embeddings, uncond_embeddings, unet):
     if uncond_embeddings is not None and uncond_embeddings.shape!=embeddings.shape:
         raise ValueError(f"uncond_embeddings has shape {tuple(uncond_embeddings.shape)}, embeddings {tuple(embeddings.shape)}: they must be equal")
 
-# %% ../nbs/06_pipeline.ipynb #f7df05e7
+# %% ../nbs/06_pipeline.ipynb #6d8a5df1
 def denoise(
     latents:Tensor, # (n, channels, height, width), pure noise of variance 1
     embeddings:Tensor, # (n, length, width), of the prompts
@@ -140,8 +147,8 @@ def denoise(
     if guidance_scale<=1 or getattr(unet.config, 'time_cond_proj_dim', None): uncond_embeddings = None
     return _denoise(latents, embeddings, unet, scheduler, uncond_embeddings, guidance_scale, num_inference_steps, generator)
 
-# %% ../nbs/06_pipeline.ipynb #858bd9c2
-@torch.no_grad()
+# %% ../nbs/06_pipeline.ipynb #153787ee
+@torch.inference_mode()
 def decode(
     latents:Tensor, # (n, channels, height, width), as `denoise` leaves them
     vae, # Such as an `AutoencoderKL`
@@ -150,7 +157,7 @@ def decode(
     pixels = vae.decode(latents/vae.config.scaling_factor).sample
     return [to_image(p) for p in pixels/2 + .5]
 
-# %% ../nbs/06_pipeline.ipynb #ad3c596f
+# %% ../nbs/06_pipeline.ipynb #82b8a617
 class StableDiffusion:
     "The five parts of Stable Diffusion, together"
     def __init__(self,
@@ -163,7 +170,7 @@ class StableDiffusion:
 
     def __repr__(self): return f"{type(self).__name__}({', '.join(f'{k}={type(v).__name__}' for k,v in vars(self).items())})"
 
-# %% ../nbs/06_pipeline.ipynb #50f9c3fb
+# %% ../nbs/06_pipeline.ipynb #0e452db8
 def _sources(
     seed, # A whole number, a list of them, or None
     generator, # A `torch.Generator`, a list of them, or anything with a method `randn(*shape)`
@@ -181,7 +188,7 @@ def _sources(
     if len(seeds)!=n: raise ValueError(f"{len(seeds)} seeds for {n} images: give one an image, or a single number to count up from")
     return [torch.Generator().manual_seed(int(s)) for s in seeds]
 
-# %% ../nbs/06_pipeline.ipynb #57eba0a2
+# %% ../nbs/06_pipeline.ipynb #c9b69273
 def _noise(
     shape:tuple, # (n, channels, height, width)
     source=None, # As `_sources` gives it; None is torch's own state
@@ -190,24 +197,40 @@ def _noise(
     if hasattr(source, 'randn'): return torch.as_tensor(source.randn(*shape)).float()
     return torch.randn(shape, generator=source, device=source.device if source else 'cpu')
 
-# %% ../nbs/06_pipeline.ipynb #9a490ee8
+# %% ../nbs/06_pipeline.ipynb #427b806f
+def _negatives(
+    negative_prompt, # One text, a list of `n`, or None
+    n:int, # Images
+)->list: # One text for all, or `n`
+    negatives = _texts('' if negative_prompt is None else negative_prompt, 'negative_prompt')
+    if isinstance(negative_prompt, (list,tuple)) and len(negatives)!=n:
+        raise ValueError(f"{len(negatives)} negative prompts for {n} prompts: give one text for all, or one each")
+    return negatives
+
+# %% ../nbs/06_pipeline.ipynb #725187c0
+def _check_size(height, width, factor):
+    "Complain of a size in pixels that latents cannot have"
+    for name,side in ('height',height), ('width',width):
+        if not isinstance(side, Integral): raise TypeError(f"{name} is a whole number of pixels, not {side!r}")
+        nearest = max(1, round(side/factor))*factor
+        if side!=nearest: raise ValueError(f"{name} is {side}; it must be a multiple of {factor}, as {nearest} is")
+
+# %% ../nbs/06_pipeline.ipynb #7b1b3193
 @patch
 def _shape(self:StableDiffusion, n, height, width, latents):
     "Shape of the latents of `n` images, after checking that it can be had"
-    factor = 2**(len(self.vae.config.block_out_channels)-1)
-    default = self.unet.config.sample_size
-    default = default if isinstance(default, (list,tuple)) else (default,default)
-    if isinstance(latents, Tensor) and latents.ndim==4: default = latents.shape[2:]
-    sides = [side*factor if given is None else given for side,given in zip(default, (height,width))]
-    for name,side in zip(('height','width'), sides):
-        if not isinstance(side, Integral): raise TypeError(f"{name} is a whole number of pixels, not {side!r}")
-        if side<=0 or side%factor: raise ValueError(f"{name} is {side}; it must be a multiple of {factor}, as {max(1,round(side/factor))*factor} is")
-    shape = (n, self.unet.config.in_channels, *(side//factor for side in sides))
     if latents is not None and not isinstance(latents, Tensor): raise TypeError(f"latents is a tensor, not {type(latents).__name__}")
-    if latents is not None and latents.shape!=shape: raise ValueError(f"latents has shape {tuple(latents.shape)}, but {n} images of {sides[0]} by {sides[1]} pixels take {shape}")
+    factor = 2**(len(self.vae.config.block_out_channels)-1)
+    side = self.unet.config.sample_size
+    default = latents.shape[2:] if latents is not None and latents.ndim==4 else side if isinstance(side, (list,tuple)) else (side,side)
+    height,width = (d*factor if given is None else given for d,given in zip(default, (height,width)))
+    _check_size(height, width, factor)
+    shape = (n, self.unet.config.in_channels, height//factor, width//factor)
+    if latents is not None and latents.shape!=shape:
+        raise ValueError(f"latents has shape {tuple(latents.shape)}, but {n} images of {height} by {width} pixels take {shape}")
     return shape
 
-# %% ../nbs/06_pipeline.ipynb #c3751b9f
+# %% ../nbs/06_pipeline.ipynb #71b1d989
 @patch
 def steps(self:StableDiffusion,
     prompt:str|list, # What to draw; a list makes one image of each
@@ -222,20 +245,18 @@ def steps(self:StableDiffusion,
     latents:Tensor=None, # Pure noise (n, channels, height/8, width/8) to start from; None draws it
 )->Iterator[Step]: # See `denoise`
     "Draw `prompt` step by step"
-    prompts,negatives = _texts(prompt), _texts('' if negative_prompt is None else negative_prompt, 'negative_prompt')
-    n = len(prompts)
-    if len(negatives)!=n and not (len(negatives)==1 and isinstance(negative_prompt, (str,type(None)))):
-        raise ValueError(f"{len(negatives)} negative prompts for {n} prompts: give one text for all, or one each")
     _check_run(num_inference_steps, guidance_scale)
-    source = _sources(seed, generator, n)
-    shape = self._shape(n, height, width, latents)
+    prompts = _texts(prompt)
+    n = len(prompts)
+    negatives = _negatives(negative_prompt, n)
+    source,shape = _sources(seed, generator, n), self._shape(n, height, width, latents)
     if latents is None: latents = _noise(shape, source)
     embeddings = encode_text(prompts, self.tokenizer, self.text_encoder)
     uncond = encode_text(negatives, self.tokenizer, self.text_encoder).expand_as(embeddings) if guidance_scale>1 else None
     return denoise(latents.to(embeddings), embeddings, self.unet, self.scheduler, uncond_embeddings=uncond,
         guidance_scale=guidance_scale, num_inference_steps=num_inference_steps, generator=source)
 
-# %% ../nbs/06_pipeline.ipynb #c7ffb0d5
+# %% ../nbs/06_pipeline.ipynb #2e0dad31
 @patch
 @delegates(StableDiffusion.steps)
 def __call__(self:StableDiffusion,
@@ -249,7 +270,7 @@ def __call__(self:StableDiffusion,
     for step in bar: bar.total = len(self.scheduler.timesteps)
     return decode(step.latents, self.vae)
 
-# %% ../nbs/06_pipeline.ipynb #fbb31387
+# %% ../nbs/06_pipeline.ipynb #24ea3a33
 _layout = dict(
     tokenizer=('vocab.json', 'merges.txt'),
     text_encoder=('config.json', 'model{}.safetensors'),
@@ -257,12 +278,12 @@ _layout = dict(
     scheduler=('scheduler_config.json',),
     vae=('config.json', 'diffusion_pytorch_model{}.safetensors'))
 
-# %% ../nbs/06_pipeline.ipynb #a8a8fb3e
+# %% ../nbs/06_pipeline.ipynb #9c18f0e1
 def _part_files(part, variant=None):
     "The files of a part, such as 'unet/config.json'; a variant is a part of the weights' names, as in 'model.fp16.safetensors'"
     return [f'{part}/' + name.format(f'.{variant}' if variant else '') for name in _layout[part]]
 
-# %% ../nbs/06_pipeline.ipynb #6082bfdb
+# %% ../nbs/06_pipeline.ipynb #e6a901be
 def _check_folder(
     folder:Path, # Of a model
     variant:str=None, # Of the weights
@@ -276,7 +297,7 @@ def _check_folder(
         raise FileNotFoundError(f"{folder} has no {missing[0]} (in {part}/ there is: {there}); a Stable Diffusion folder holds "
             f"{', '.join(_layout)}, with weights as .safetensors" + (f" of the variant {variant!r}" if variant else ""))
 
-# %% ../nbs/06_pipeline.ipynb #641975ea
+# %% ../nbs/06_pipeline.ipynb #5e765923
 def _find_folder(
     path, # A folder, or the id of a model on the Hugging Face Hub
     variant:str=None, # Of the weights
@@ -293,7 +314,7 @@ def _find_folder(
     _check_folder(folder, variant)
     return folder
 
-# %% ../nbs/06_pipeline.ipynb #7c05b0d9
+# %% ../nbs/06_pipeline.ipynb #ad5f4f59
 @contextmanager
 def _quiet():
     "Keep the libraries from logging and from drawing bars while they load"
@@ -307,7 +328,7 @@ def _quiet():
         logging.disable(logging.NOTSET)
         if shown: bars.enable_progress_bar()
 
-# %% ../nbs/06_pipeline.ipynb #80919bbb
+# %% ../nbs/06_pipeline.ipynb #c9882d13
 def _load_network(
     cls, # Its class, from diffusers or transformers
     folder:Path, # Of the model
@@ -325,7 +346,7 @@ def _load_network(
     found = '; '.join(f"{len(v)} {k.replace('_',' ')} such as {v[0]}" for k,v in wrong.items())
     raise ValueError(f"{file} does not hold the weights of this {cls.__name__}: {found}. Is it another model's file?")
 
-# %% ../nbs/06_pipeline.ipynb #1b7b3543
+# %% ../nbs/06_pipeline.ipynb #c7196c8d
 def _load_scheduler(
     folder:Path, # Of the model
 ): # One of diffusers' schedulers
@@ -337,7 +358,7 @@ def _load_scheduler(
     if cls is None: raise ValueError(f"{file} names {name!r}, which is not one of diffusers' schedulers")
     return cls.from_pretrained(folder, subfolder='scheduler')
 
-# %% ../nbs/06_pipeline.ipynb #d3091a06
+# %% ../nbs/06_pipeline.ipynb #bef38390
 def _check_fit(tokenizer, text_encoder, unet, vae, folder):
     "Complain of parts that do not belong together"
     text = text_encoder.config
@@ -349,7 +370,7 @@ def _check_fit(tokenizer, text_encoder, unet, vae, folder):
         (max(tokenizer.model_max_length, text.max_position_embeddings), text.max_position_embeddings, "the tokenizer gives {} tokens, the text encoder takes {}")]:
         if a!=b: raise ValueError(f"the parts in {folder} do not fit each other: " + what.format(a,b))
 
-# %% ../nbs/06_pipeline.ipynb #8afc9962
+# %% ../nbs/06_pipeline.ipynb #df1e1b2c
 @patch(cls_method=True)
 def from_pretrained(cls:StableDiffusion,
     path:str|Path=None, # A folder, or the id of a Stable Diffusion 1.x or 2.x on the Hugging Face Hub; None is `$MINIAI_MODEL`, or else the embedded model
@@ -372,7 +393,7 @@ def from_pretrained(cls:StableDiffusion,
     _check_fit(tokenizer, text_encoder, unet, vae, folder)
     return cls(tokenizer, text_encoder, unet, _load_scheduler(folder), vae)
 
-# %% ../nbs/06_pipeline.ipynb #db739115
+# %% ../nbs/06_pipeline.ipynb #4c87bf26
 def _strip(
     sd:StableDiffusion, # The pipeline
     prompts:list, # What to draw
@@ -388,7 +409,7 @@ def _strip(
     columns = [decode(latents, sd.vae) for latents in spaced(seen, n)]
     return image_grid([im for row in zip(*columns) for im in row], ncols=len(columns))
 
-# %% ../nbs/06_pipeline.ipynb #479d20d3
+# %% ../nbs/06_pipeline.ipynb #edddb987
 @contextmanager
 def _one_sentence():
     "Say what went wrong without a traceback, and end with exit code 2"
@@ -400,7 +421,7 @@ def _one_sentence():
             raise SystemExit(2) from None
         except KeyboardInterrupt: raise SystemExit("miniai: stopped") from None
 
-# %% ../nbs/06_pipeline.ipynb #fb5d143a
+# %% ../nbs/06_pipeline.ipynb #fdc1d637
 @call_parse
 def main(
     *prompts:str, # What to draw; several make a contact sheet
