@@ -1,0 +1,102 @@
+"The data: where it is looked for, what happens to bad files, and what the made pictures are."
+import gzip,hashlib,shutil,threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler,ThreadingHTTPServer
+import pytest, torch
+from miniai import fashion
+from miniai.fashion import *
+
+@pytest.fixture
+def nowhere(tmp_path, monkeypatch):
+    "A machine without the full set."
+    monkeypatch.delenv('MINIAI_DATA', raising=False)
+    monkeypatch.setattr(fashion, '_debian', tmp_path/'debian')
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path/'cache'))
+    return tmp_path
+
+@pytest.fixture
+def home(nowhere, monkeypatch):
+    "A public home on this machine, which serves the bundled sample."
+    folder = nowhere/'home'
+    shutil.copytree(sample_dir(), folder)
+    handler = partial(SimpleHTTPRequestHandler, directory=folder)
+    handler.log_message = lambda *a: None
+    server = ThreadingHTTPServer(('127.0.0.1', 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setattr(fashion, '_home', f'http://127.0.0.1:{server.server_port}/')
+    monkeypatch.setattr(fashion, '_md5', {f.name:hashlib.md5(f.read_bytes()).hexdigest() for f in folder.glob('*.gz')})
+    yield folder
+    server.shutdown()
+
+def test_sample_is_the_last_resort(nowhere, capsys):
+    images,labels = load_fashion_mnist('test')
+    assert images.shape==(1000,28,28) and images.dtype==torch.uint8 and labels.bincount().tolist()==[100]*10
+    assert 'sample' in capsys.readouterr().out
+
+def test_sample_is_part_of_the_full_set():
+    if not fashion._idx_files(fashion._debian, 'test'): pytest.skip('needs the full set')
+    whole,_ = load_fashion_mnist('test', path=fashion._debian, quiet=True)
+    rows = {bytes(o.flatten().tolist()) for o in whole}
+    assert all(bytes(o.flatten().tolist()) in rows for o in load_fashion_mnist('test', path='sample', quiet=True)[0])
+
+def test_folder_from_the_environment(nowhere, monkeypatch):
+    folder = nowhere/'mine'
+    folder.mkdir()
+    for f in sample_dir().glob('train*.gz'): (folder/f.stem).write_bytes(gzip.decompress(f.read_bytes()))
+    monkeypatch.setenv('MINIAI_DATA', str(folder))
+    assert len(load_fashion_mnist('train', quiet=True)[0])==1500
+    with pytest.raises(FileNotFoundError, match='does not hold the test files'): load_fashion_mnist('test')
+
+def test_download_is_checked_and_kept(home, nowhere):
+    images,_ = load_fashion_mnist('train', download=True, quiet=True)
+    assert len(images)==1500
+    shutil.rmtree(home)
+    assert len(load_fashion_mnist('train', quiet=True)[0])==1500 and len(list(cache_dir().glob('*.gz')))==4
+
+def test_damaged_download_leaves_no_cache(home, nowhere):
+    file = home/'train-images-idx3-ubyte.gz'
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(FileNotFoundError, match='apt install'): load_fashion_mnist('train', download=True)
+    assert not (cache_dir()/file.name).exists()
+    assert len(load_fashion_mnist('train', quiet=True)[0])==1500
+
+def test_no_network(nowhere, monkeypatch):
+    monkeypatch.setattr(fashion, '_home', 'http://127.0.0.1:9/')
+    with pytest.raises(FileNotFoundError, match='Could not download') as e: load_fashion_mnist('train', download=True)
+    assert all(way in str(e.value) for way in ('MINIAI_DATA', 'apt install', 'download=True', "path='sample'"))
+
+@pytest.mark.parametrize('raw,says', [(b'hello', 'no IDX file'), (b'', 'no IDX file'), (b'\0\0\x08\x03\0\0', 'fetch it again'), (b'\x1f\x8bxx', 'damaged gzip')])
+def test_bad_files(tmp_path, raw, says):
+    (tmp_path/'bad').write_bytes(raw)
+    with pytest.raises(ValueError, match=says): read_idx(tmp_path/'bad')
+
+def test_labels_that_do_not_belong(tmp_path):
+    for f in sample_dir().glob('*.gz'): shutil.copy(f, tmp_path)
+    shutil.copy(tmp_path/'train-labels-idx1-ubyte.gz', tmp_path/'t10k-labels-idx1-ubyte.gz')
+    with pytest.raises(ValueError, match='1000.*1500 labels'): load_fashion_mnist('test', path=tmp_path)
+
+def test_a_class_is_missing():
+    with pytest.raises(ValueError, match='ankle boot'): Pictures(torch.zeros(9,28,28, dtype=torch.uint8), torch.arange(9))
+
+def test_held_out_combinations_are_apart():
+    key = lambda rows: set(map(tuple, rows.tolist()))
+    seen,unseen = key(combinations(held_out=False)),key(combinations(held_out=True))
+    assert not seen&unseen and seen|unseen==key(combinations()) and len(combinations())==580
+    assert 6<580/len(unseen)<8
+
+def test_pictures_show_what_the_caption_says():
+    "The corner pixel has the background's colour, the garment is lit by the colour named, and nothing leaves [0,1]."
+    pictures,rows = Pictures(*load_fashion_mnist('test', path='sample', quiet=True)),combinations()
+    x = pictures(rows, torch.Generator().manual_seed(3))
+    assert x.shape==(580,3,64,64) and x.min()>=0 and x.max()<=1
+    assert torch.allclose(x[:,:,0,0], torch.stack([rgb[backgrounds[b]] for b in rows[:,2]]), atol=0.02)
+
+def test_pictures_are_reproducible_and_differ():
+    pictures = Pictures(*load_fashion_mnist('test', path='sample', quiet=True))
+    make = lambda seed: pictures(combinations()[:50], torch.Generator().manual_seed(seed))
+    assert torch.equal(make(1), make(1)) and not torch.equal(make(1), make(2))
+
+def test_every_phrasing_says_what_it_mentions():
+    for i,(garment,color,background) in enumerate(mentions.tolist()):
+        text = caption((9,1,7), i)
+        assert ('ankle boot' in text)==garment and ('orange' in text)==color and ('grey' in text)==background
