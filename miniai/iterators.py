@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['chunks']
 
-# %% ../nbs/14_iterators.ipynb #f1f426fc
+# %% ../nbs/14_iterators.ipynb #afca0515
 from itertools import islice
 from operator import index
 
-# %% ../nbs/14_iterators.ipynb #13b7e613
+# %% ../nbs/14_iterators.ipynb #2b73ae1e
 def _chunks(it, n):
     while chunk := list(islice(it, n)): yield chunk
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LinearClassifier']
 
-# %% ../nbs/18_linear.ipynb #3a01b810
+# %% ../nbs/18_linear.ipynb #f247ef2b
 from math import ceil
 from operator import index
 from pathlib import Path
@@ -17,7 +17,7 @@ from torch import Tensor
 from .core import progress_bar
 from .random import WichmannHill
 
-# %% ../nbs/18_linear.ipynb #eda779cb
+# %% ../nbs/18_linear.ipynb #46895111
 class LinearClassifier:
     "Logits `x @ weight + bias`: the simplest model that learns to tell classes apart."
     def __init__(self,
@@ -33,7 +33,7 @@ class LinearClassifier:
         "The logits of `x`"
         return self._rows(x) @ self.weight + self.bias
 
-# %% ../nbs/18_linear.ipynb #3821d402
+# %% ../nbs/18_linear.ipynb #67ddde6f
 @patch
 def _rows(self:LinearClassifier, x):
     "`x` as rows of `n_in` numbers, bytes as numbers from 0 to 1"
@@ -44,7 +44,7 @@ def _rows(self:LinearClassifier, x):
     if x.ndim==0 or x.shape[-1]!=n_in: raise ValueError(f'Each input should have {n_in} numbers; got a tensor of shape {tuple(x.shape)}.')
     return x.to(self.weight.dtype)/255 if x.dtype==torch.uint8 else x.to(self.weight.dtype)
 
-# %% ../nbs/18_linear.ipynb #601fc7be
+# %% ../nbs/18_linear.ipynb #f00432b7
 @patch
 def _labels(self:LinearClassifier, y, n):
     "`y` as checked labels for `n` inputs"
@@ -71,7 +71,7 @@ def accuracy(self:LinearClassifier,
     if not isinstance(x, Tensor) or x.ndim<2 or not len(x): raise ValueError('accuracy needs a tensor of one or more inputs, (n, n_in).')
     return (self.predict(x)==self._labels(y, len(x))).double().mean().item()
 
-# %% ../nbs/18_linear.ipynb #1f5a2b90
+# %% ../nbs/18_linear.ipynb #e15f7b52
 @patch
 def gradients(self:LinearClassifier,
     x:Tensor, # (n, n_in) inputs
@@ -86,7 +86,7 @@ def gradients(self:LinearClassifier,
     error /= len(y)
     return loss, (error.T@x).T, error.sum(0)
 
-# %% ../nbs/18_linear.ipynb #80673e0c
+# %% ../nbs/18_linear.ipynb #52efecc4
 def _shuffled(n, generator):
     "The numbers below `n` in an order drawn from `generator`"
     if isinstance(generator, WichmannHill): return generator.uniform(n).argsort()
@@ -111,7 +111,7 @@ def _steps(self:LinearClassifier, x, y, epochs, lr, batch_size, generator):
             done += len(idx)
             yield loss.item()
 
-# %% ../nbs/18_linear.ipynb #ffcfa768
+# %% ../nbs/18_linear.ipynb #82a6d609
 @patch
 def steps(self:LinearClassifier,
     x:Tensor, # inputs, as for `__call__`
@@ -130,7 +130,7 @@ def steps(self:LinearClassifier,
     _shuffled(0, generator)
     return self._steps(x, self._labels(y, len(x)), epochs, lr, batch_size, generator)
 
-# %% ../nbs/18_linear.ipynb #41ee1c64
+# %% ../nbs/18_linear.ipynb #089f0685
 @patch
 def fit(self:LinearClassifier,
     x:Tensor, # inputs, as for `__call__`
@@ -145,7 +145,7 @@ def fit(self:LinearClassifier,
     steps = self.steps(x, y, epochs=epochs, lr=lr, batch_size=batch_size, generator=generator)
     return list(progress_bar(steps, total=epochs*ceil(len(x)/batch_size)))
 
-# %% ../nbs/18_linear.ipynb #c07a5279
+# %% ../nbs/18_linear.ipynb #768202d1
 @patch
 def save(self:LinearClassifier,
     path, # the file to write
