@@ -7,14 +7,14 @@ __all__ = ['garments', 'rgb', 'colors', 'backgrounds', 'picture_size', 'phrasing
            'cache_dir', 'load_fashion_mnist', 'combinations', 'place', 'compose', 'Pictures', 'a', 'caption',
            'random_phrasings', 'captions']
 
-# %% ../nbs/08_fashion.ipynb #37f1277e
+# %% ../nbs/08_fashion.ipynb #92aceddb
 import gzip,os,struct
 from importlib.resources import files
 from pathlib import Path
 import numpy as np, torch, torch.nn.functional as F
 from torch import Tensor
 
-# %% ../nbs/08_fashion.ipynb #207b734a
+# %% ../nbs/08_fashion.ipynb #92ed5333
 def read_idx(
     path, # an IDX file of unsigned bytes, plain or gzipped
 )->Tensor: # uint8, in the shape that the file names
@@ -29,7 +29,7 @@ def read_idx(
     if len(raw)-start!=np.prod(shape, dtype=int): raise ValueError(f'{path} should hold {shape} bytes after its header, and holds {len(raw)-start}; fetch it again.')
     return torch.from_numpy(np.frombuffer(raw, np.uint8, offset=start).reshape(shape).copy())
 
-# %% ../nbs/08_fashion.ipynb #e81799f8
+# %% ../nbs/08_fashion.ipynb #fa069a3d
 _home = 'http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/'
 _md5 = {'train-images-idx3-ubyte.gz':'8d4fb7e6c68d591d4c3dfef9ec88bf0d', 'train-labels-idx1-ubyte.gz':'25c81989df183df01b3e8a0aad5dffbe',
         't10k-images-idx3-ubyte.gz' :'bef4ecab320f06d8554ea6380940ec79', 't10k-labels-idx1-ubyte.gz' :'bb300cfdad3c16e7a12a480ee83cd310'}
@@ -48,7 +48,7 @@ def cache_dir()->Path: # the folder that downloads go to
     "Where downloaded data is kept."
     return Path(os.environ.get('XDG_CACHE_HOME') or Path.home()/'.cache')/'miniai'/'fashion-mnist'
 
-# %% ../nbs/08_fashion.ipynb #9e30bc00
+# %% ../nbs/08_fashion.ipynb #812798cc
 def _idx_files(folder, split):
     "The image and the label file of `split` in `folder`, gzipped or plain; `None` when one is missing."
     stem = {'train':'train', 'test':'t10k'}[split]
@@ -61,7 +61,7 @@ def _download():
     try: return [pooch.retrieve(_home+name, f'md5:{md5}', name, cache_dir()) for name,md5 in _md5.items()]
     except Exception as e: raise FileNotFoundError(f'Could not download Fashion-MNIST ({type(e).__name__}: {str(e)[:200]}).\n{_ways}') from None
 
-# %% ../nbs/08_fashion.ipynb #8ed8d1c2
+# %% ../nbs/08_fashion.ipynb #691ae0c3
 def load_fashion_mnist(
     split:str='train', # 'train' (60,000 images) or 'test' (10,000)
     *,
@@ -82,16 +82,16 @@ def load_fashion_mnist(
     if not quiet: print(f"Fashion-MNIST {split}: {len(images):,} images, {'the bundled sample' if found[0].parent==sample_dir() else 'the full set'}")
     return images,labels.long()
 
-# %% ../nbs/08_fashion.ipynb #16c217e2
+# %% ../nbs/08_fashion.ipynb #76d250fe
 garments = ['t-shirt','trousers','pullover','dress','coat','sandal','shirt','sneaker','bag','ankle boot']
 
-# %% ../nbs/08_fashion.ipynb #bebe71b5
+# %% ../nbs/08_fashion.ipynb #43230e74
 rgb = {name: torch.tensor(v)/255 for name,v in dict(red=(215,35,40), orange=(245,140,25), yellow=(245,220,45), green=(40,160,70), blue=(40,90,220),
     purple=(130,45,165), pink=(245,135,190), white=(248,248,248), black=(18,18,18), grey=(128,128,128)).items()}
 colors = ['red','orange','yellow','green','blue','purple','pink','white']
 backgrounds = ['red','yellow','green','blue','pink','white','black','grey']
 
-# %% ../nbs/08_fashion.ipynb #01662fbf
+# %% ../nbs/08_fashion.ipynb #6f632ca1
 def _all_combinations():
     g,c,b = torch.meshgrid(torch.arange(len(garments)), torch.arange(len(colors)), torch.arange(len(backgrounds)), indexing='ij')
     rows = torch.stack([g,c,b], -1).reshape(-1,3)
@@ -105,7 +105,7 @@ def combinations(
     if held_out is None: return rows
     return rows[((rows*torch.tensor([2,3,1])).sum(1)%7==0)==held_out]
 
-# %% ../nbs/08_fashion.ipynb #39057f7c
+# %% ../nbs/08_fashion.ipynb #8a2a6421
 picture_size = 64
 
 def place(
@@ -120,7 +120,7 @@ def place(
     grid = F.affine_grid(theta, (n,ch,picture_size,picture_size), align_corners=False)
     return F.grid_sample(layers, grid, align_corners=False)
 
-# %% ../nbs/08_fashion.ipynb #8fb984de
+# %% ../nbs/08_fashion.ipynb #feec6553
 def compose(
     images:Tensor, # uint8 (n,28,28) garments on black
     color:Tensor, # (n,3) RGB of each garment, in [0,1]
@@ -134,7 +134,7 @@ def compose(
     alpha,shade = place(torch.cat([alpha, alpha*(0.4 + 0.6*light)], 1), generator).split(1, dim=1)
     return color[:,:,None,None]*shade + background[:,:,None,None]*(1-alpha)
 
-# %% ../nbs/08_fashion.ipynb #cbc53d4b
+# %% ../nbs/08_fashion.ipynb #ac2c74d7
 class Pictures:
     "Draws captioned colour pictures from Fashion-MNIST `images` and `labels`."
     def __init__(self,
@@ -156,11 +156,12 @@ class Pictures:
         which = self.first[g] + (torch.rand(len(rows), generator=generator)*self.count[g]).long()
         return compose(self.images[which], self.palette[0][c], self.palette[1][b], generator)
 
-# %% ../nbs/08_fashion.ipynb #5fa7698b
+# %% ../nbs/08_fashion.ipynb #32157ad2
 def a(phrase:str)->str:
     "`phrase` with its article: an ankle boot, a bag, trousers."
     return phrase if phrase.endswith('trousers') else f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}"
 
+# %% ../nbs/08_fashion.ipynb #05cebe7f
 phrasings = [
     lambda g,c,b: f'a photo of {a(f"{c} {g}")} on {a(f"{b} background")}',
     lambda g,c,b: f'{a(f"{c} {g}")} on {a(f"{b} background")}',
@@ -178,10 +179,13 @@ phrasings = [
     lambda g,c,b: f'{b} background',
     lambda g,c,b: f'something {c} on {a(f"{b} background")}',
     lambda g,c,b: c]
+
+# %% ../nbs/08_fashion.ipynb #e6e40f49
 _weights = torch.tensor([8.,4,3,2,2, 2,2, 2,1, 1,1,1, .5,.5,1,.5])
 _parts = 'garment','colour','backdrop'
 mentions = torch.tensor([[part in phrase(*_parts) for part in _parts] for phrase in phrasings])
 
+# %% ../nbs/08_fashion.ipynb #0a9c77b7
 def caption(
     row, # (3,) a combination
     phrasing:int=0, # which of `phrasings`
@@ -190,6 +194,7 @@ def caption(
     g,c,b = map(int, row)
     return phrasings[phrasing](garments[g], colors[c], backgrounds[b])
 
+# %% ../nbs/08_fashion.ipynb #285ddddb
 def random_phrasings(
     n:int, # how many
     generator:torch.Generator|None=None, # where the choice comes from
