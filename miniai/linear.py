@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LinearClassifier']
 
-# %% ../nbs/18_linear.ipynb #f247ef2b
+# %% ../nbs/18_linear.ipynb #be4120b2
 from math import ceil
 from operator import index
 from pathlib import Path
@@ -17,7 +17,7 @@ from torch import Tensor
 from .core import progress_bar
 from .random import WichmannHill
 
-# %% ../nbs/18_linear.ipynb #46895111
+# %% ../nbs/18_linear.ipynb #56233f06
 class LinearClassifier:
     "Logits `x @ weight + bias`: the simplest model that learns to tell classes apart."
     def __init__(self,
@@ -33,7 +33,7 @@ class LinearClassifier:
         "The logits of `x`"
         return self._rows(x) @ self.weight + self.bias
 
-# %% ../nbs/18_linear.ipynb #67ddde6f
+# %% ../nbs/18_linear.ipynb #84682b80
 @patch
 def _rows(self:LinearClassifier, x):
     "`x` as rows of `n_in` numbers, bytes as numbers from 0 to 1"
@@ -44,7 +44,7 @@ def _rows(self:LinearClassifier, x):
     if x.ndim==0 or x.shape[-1]!=n_in: raise ValueError(f'Each input should have {n_in} numbers; got a tensor of shape {tuple(x.shape)}.')
     return x.to(self.weight.dtype)/255 if x.dtype==torch.uint8 else x.to(self.weight.dtype)
 
-# %% ../nbs/18_linear.ipynb #f00432b7
+# %% ../nbs/18_linear.ipynb #ed10678d
 @patch
 def _labels(self:LinearClassifier, y, n):
     "`y` as checked labels for `n` inputs"
@@ -71,7 +71,7 @@ def accuracy(self:LinearClassifier,
     if not isinstance(x, Tensor) or x.ndim<2 or not len(x): raise ValueError('accuracy needs a tensor of one or more inputs, (n, n_in).')
     return (self.predict(x)==self._labels(y, len(x))).double().mean().item()
 
-# %% ../nbs/18_linear.ipynb #e15f7b52
+# %% ../nbs/18_linear.ipynb #efd9f995
 @patch
 def gradients(self:LinearClassifier,
     x:Tensor, # (n, n_in) inputs
@@ -86,7 +86,7 @@ def gradients(self:LinearClassifier,
     error /= len(y)
     return loss, (error.T@x).T, error.sum(0)
 
-# %% ../nbs/18_linear.ipynb #52efecc4
+# %% ../nbs/18_linear.ipynb #4bfcc5ac
 def _shuffled(n, generator):
     "The numbers below `n` in an order drawn from `generator`"
     if isinstance(generator, WichmannHill): return generator.uniform(n).argsort()
@@ -111,7 +111,7 @@ def _steps(self:LinearClassifier, x, y, epochs, lr, batch_size, generator):
             done += len(idx)
             yield loss.item()
 
-# %% ../nbs/18_linear.ipynb #82a6d609
+# %% ../nbs/18_linear.ipynb #3fcc20a6
 @patch
 def steps(self:LinearClassifier,
     x:Tensor, # inputs, as for `__call__`
@@ -130,7 +130,7 @@ def steps(self:LinearClassifier,
     _shuffled(0, generator)
     return self._steps(x, self._labels(y, len(x)), epochs, lr, batch_size, generator)
 
-# %% ../nbs/18_linear.ipynb #089f0685
+# %% ../nbs/18_linear.ipynb #b77b335d
 @patch
 def fit(self:LinearClassifier,
     x:Tensor, # inputs, as for `__call__`
@@ -145,7 +145,7 @@ def fit(self:LinearClassifier,
     steps = self.steps(x, y, epochs=epochs, lr=lr, batch_size=batch_size, generator=generator)
     return list(progress_bar(steps, total=epochs*ceil(len(x)/batch_size)))
 
-# %% ../nbs/18_linear.ipynb #768202d1
+# %% ../nbs/18_linear.ipynb #06f2a504
 @patch
 def save(self:LinearClassifier,
     path, # the file to write
@@ -161,8 +161,8 @@ def load(cls:LinearClassifier,
     if not Path(path).is_file(): raise FileNotFoundError(f'There is no file {path}.')
     try: t = load_file(str(path))
     except SafetensorError as e: raise ValueError(f'{path} is no safetensors file ({e}).') from None
-    w,b = t.get('weight'),t.get('bias')
-    if w is None or b is None or w.ndim!=2 or b.shape!=w.shape[1:]: raise ValueError(f'{path} holds no linear classifier, but {({k: tuple(v.shape) for k,v in t.items()})}.')
+    w,b,shapes = t.get('weight'),t.get('bias'),{k: tuple(v.shape) for k,v in t.items()}
+    if w is None or b is None or w.ndim!=2 or b.shape!=w.shape[1:]: raise ValueError(f'{path} holds no linear classifier, but {shapes}.')
     model = cls(*w.shape)
     model.weight,model.bias = w,b
     return model

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['period', 'WichmannHill', 'seed', 'rand']
 
-# %% ../nbs/17_random.ipynb #15aee57e
+# %% ../nbs/17_random.ipynb #f597f3c9
 import os,struct
 from functools import cache
 from hashlib import sha512
@@ -20,11 +20,11 @@ from fastcore.basics import patch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-# %% ../nbs/17_random.ipynb #3f0e0ad6
+# %% ../nbs/17_random.ipynb #eff445d7
 _wheels = (171,30269),(172,30307),(170,30323)  # multiplier, modulus
 period = lcm(*(m-1 for _,m in _wheels))
 
-# %% ../nbs/17_random.ipynb #90f9cb2c
+# %% ../nbs/17_random.ipynb #8de04ca1
 def _seed_int(a):
     "The integer that a seed stands for: 16 random bytes for `None`, SHA-512 of the bytes of a str (UTF-8), bytes or float (IEEE 754, little-endian)"
     if a is None: return int.from_bytes(os.urandom(16), 'big')
@@ -34,7 +34,7 @@ def _seed_int(a):
     try: return index(a)
     except TypeError: raise TypeError(f'A seed is None, an int, float, str, bytes or bytearray; got {type(a).__name__}.') from None
 
-# %% ../nbs/17_random.ipynb #4ba55b6f
+# %% ../nbs/17_random.ipynb #a4ad8629
 class WichmannHill(Random):
     "The generator AS 183 (Wichmann and Hill, 1982), with everything that `random.Random` has. Not for secrets."
     def __new__(cls, *args, **kwargs): return super().__new__(cls)
@@ -59,7 +59,7 @@ class WichmannHill(Random):
         words = (int(self.random() * 2**32).to_bytes(4, 'little') for _ in range(-(-k//32)))
         return int.from_bytes(b''.join(words), 'little') >> -k%32
 
-# %% ../nbs/17_random.ipynb #4383a0b3
+# %% ../nbs/17_random.ipynb #69c305e2
 @patch
 def seed(self:WichmannHill,
     a=None, # int, float, str, bytes or bytearray; None takes one from the operating system
@@ -73,7 +73,7 @@ def seed(self:WichmannHill,
         state.append(x+1)
     self.setstate((1, state, None))
 
-# %% ../nbs/17_random.ipynb #f0f540c4
+# %% ../nbs/17_random.ipynb #cc7548ec
 @patch
 def getstate(self:WichmannHill)->tuple: # (1, (x, y, z), second half of the last `gauss`, or None)
     "The state, for `setstate`."
@@ -87,14 +87,15 @@ def setstate(self:WichmannHill,
     try: version,(x,y,z),gauss_next = state
     except (TypeError, ValueError): raise ValueError(f'A state is (1, (x, y, z), gauss_next), as getstate gives it; got {state!r:.60}.') from None
     if version!=1: raise ValueError(f'This state has version {version!r}; that of a WichmannHill has version 1.')
-    if not all(isinstance(s, int) and 0<s<m for s,(_,m) in zip((x,y,z), _wheels)): raise ValueError(f'x, y, z should be ints above 0 and below 30269, 30307, 30323; got {x!r}, {y!r}, {z!r}.')
+    if not all(isinstance(s, int) and 0<s<m for s,(_,m) in zip((x,y,z), _wheels)):
+        raise ValueError(f'x, y, z should be ints above 0 and below 30269, 30307, 30323; got {x!r}, {y!r}, {z!r}.')
     self._state = self._end = x,y,z
     self.gauss_next = gauss_next
 
-# %% ../nbs/17_random.ipynb #cc334d6a
+# %% ../nbs/17_random.ipynb #2f83435f
 _fork_safe = WeakSet()
 
-# %% ../nbs/17_random.ipynb #b3ab1590
+# %% ../nbs/17_random.ipynb #4d8d5730
 def _jump(state, n): return tuple(x*pow(a, n, m) % m for x,(a,m) in zip(state, _wheels))
 
 @patch
@@ -105,7 +106,7 @@ def jumpahead(self:WichmannHill,
     if index(n)<0: raise ValueError(f'jumpahead goes forward, by 0 or more numbers; got {n}.')
     self._state,self.gauss_next = _jump(self._state, n),None
 
-# %% ../nbs/17_random.ipynb #9a5d87a7
+# %% ../nbs/17_random.ipynb #12b3161d
 @cache
 def _tables():
     "For each wheel: its positions in the order they come, the place of each in that order, and twice around as fractions. 1.8 MB."
@@ -119,7 +120,7 @@ def _table(a, m):
     place[powers] = np.arange(m-1)
     return powers.astype(np.uint16), place, np.tile(powers/m, 2)
 
-# %% ../nbs/17_random.ipynb #821c881f
+# %% ../nbs/17_random.ipynb #9be0e0d7
 def _fill(u, state):
     "Fill the array `u` with the numbers after `state`, and return the state after the last of them"
     (px,lx,x),(py,ly,y),(pz,lz,z) = _tables()
@@ -134,12 +135,13 @@ def _fill(u, state):
         i,j,k = (i+n) % lap, (j+n) % len(py), (k+n) % len(pz)
     return px.item(i-1),py.item(j-1),pz.item(k-1)
 
-# %% ../nbs/17_random.ipynb #33b8148c
+# %% ../nbs/17_random.ipynb #b7faa747
 def _flat_array(out, size):
     "The numbers of the tensor `out` as a flat array that shares its memory"
     if not isinstance(out, Tensor): raise TypeError(f'out should be a tensor, got {type(out).__name__}.')
     wrong = out.dtype!=torch.float64 or out.device.type!='cpu' or out.numel()!=size or not out.is_contiguous() or out.requires_grad
-    if wrong: raise ValueError(f'out should be a contiguous float64 tensor on the CPU with {size} elements and no gradient; got {tuple(out.shape)}, {out.dtype}, {out.device}.')
+    got = f'{tuple(out.shape)}, {out.dtype}, {out.device}'
+    if wrong: raise ValueError(f'out should be a contiguous float64 tensor on the CPU with {size} elements and no gradient; got {got}.')
     return out.view(-1).numpy()
 
 @patch
@@ -154,7 +156,7 @@ def uniform(self:WichmannHill,
     self._state = _fill(u, self._state)
     return torch.from_numpy(u) if out is None else out
 
-# %% ../nbs/17_random.ipynb #57044731
+# %% ../nbs/17_random.ipynb #6f1a8a08
 def _shape(shape):
     "A shape from `*shape`: numbers, or one tuple of them"
     shape = tuple(shape[0]) if len(shape)==1 and isinstance(shape[0], (tuple,list)) else shape
@@ -169,7 +171,7 @@ def rand(self:WichmannHill,
     shape = _shape(shape)
     return self.uniform(prod(shape)).view(shape)
 
-# %% ../nbs/17_random.ipynb #1767ab33
+# %% ../nbs/17_random.ipynb #b7b46abb
 @patch
 def randn(self:WichmannHill,
     *shape, # sizes, or one tuple of them
@@ -182,7 +184,7 @@ def randn(self:WichmannHill,
     angle,radius = 2*pi*turn,(-2*(1-dist).log()).sqrt()
     return torch.stack([angle.cos()*radius, angle.sin()*radius], 1).view(-1)[:n].view(shape)
 
-# %% ../nbs/17_random.ipynb #9fc474b7
+# %% ../nbs/17_random.ipynb #3adf4721
 _rng = WichmannHill()
 
 def seed(a=None): # an int, float, str or bytes
@@ -193,7 +195,7 @@ def rand()->float:
     "A number from 0 to 1, from the generator that all callers of this function share."
     return _rng.random()
 
-# %% ../nbs/17_random.ipynb #569eb062
+# %% ../nbs/17_random.ipynb #0e81457b
 def _distance(a, b):
     "Steps from state `a` to state `b`, less than the period"
     n,turn = 0,1
@@ -212,7 +214,7 @@ def steps_to(self:WichmannHill,
     "How many numbers to draw until this generator is where `other` is now."
     return _distance(self._state, other._state)
 
-# %% ../nbs/17_random.ipynb #ad993e23
+# %% ../nbs/17_random.ipynb #78e96869
 @patch
 def _left(self:WichmannHill):
     "Numbers from here to the end of what this generator owns"
@@ -225,7 +227,7 @@ def _give(self:WichmannHill, length):
     self._end = start
     return start,end
 
-# %% ../nbs/17_random.ipynb #7489a69b
+# %% ../nbs/17_random.ipynb #6f5c8d75
 @patch
 def spawn(self:WichmannHill,
     n:int, # how many generators
@@ -233,12 +235,13 @@ def spawn(self:WichmannHill,
 )->list: # `n` generators
     "`n` new generators for `length` numbers each, which meet neither each other, nor any spawned before, nor what this one draws."
     if index(n)<0 or index(length)<1: raise ValueError(f'spawn needs n of 0 or more and length of 1 or more; got {n} and {length}.')
-    if n*length >= self._left(): raise ValueError(f'{n} streams of {length:,} numbers do not fit into the {self._left():,} left here; ask for fewer or shorter ones.')
+    left = self._left()
+    if n*length >= left: raise ValueError(f'{n} streams of {length:,} numbers do not fit into the {left:,} left here; ask for fewer or shorter ones.')
     children = [type(self)(0, fork_safe=self.fork_safe) for _ in range(n)]
     for c in children: c._state,c._end = self._give(length)
     return children
 
-# %% ../nbs/17_random.ipynb #539e03fc
+# %% ../nbs/17_random.ipynb #48bdab5d
 _forking = Lock()
 
 def _before_fork():
@@ -251,7 +254,7 @@ def _after_in_child():
 
 if hasattr(os, 'register_at_fork'): os.register_at_fork(before=_before_fork, after_in_parent=_forking.release, after_in_child=_after_in_child)
 
-# %% ../nbs/17_random.ipynb #5c2a5124
+# %% ../nbs/17_random.ipynb #caf9c7f3
 @patch
 def worker_init_fn(self:WichmannHill,
     worker_id:int, # the worker's number, from the DataLoader
@@ -261,7 +264,7 @@ def worker_init_fn(self:WichmannHill,
     if info is None: raise RuntimeError('worker_init_fn is for a DataLoader to call in its workers.')
     self.jumpahead(info.seed - info.id + worker_id*10**9)
 
-# %% ../nbs/17_random.ipynb #544964ec
+# %% ../nbs/17_random.ipynb #cc17b3f7
 @patch
 def __reduce__(self:WichmannHill): return type(self), (0,), (self.getstate(), self._end, self.fork_safe)
 
