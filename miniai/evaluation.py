@@ -7,7 +7,7 @@ __all__ = ['background_color', 'garment_color', 'Judge', 'JudgeLoss', 'judge_fil
            'frechet_distance', 'score', 'to_tensor', 'draw', 'largest_share', 'clip_accuracy', 'load_clip',
            'some_combinations', 'measure', 'evaluate', 'as_markdown', 'main']
 
-# %% ../nbs/10_evaluation.ipynb #c38290fa
+# %% ../nbs/10_evaluation.ipynb #ff70ef49
 import json
 from importlib.resources import files
 from pathlib import Path
@@ -15,14 +15,13 @@ import numpy as np, torch, torch.nn.functional as F
 from torch import Tensor,nn
 from fastcore.script import call_parse
 from safetensors.torch import load_file,save_file
-from tqdm.auto import tqdm
 from transformers import CLIPModel,CLIPTokenizer
-from .core import embedded_model
+from .core import embedded_model,progress_bar
 from .fashion import *
-from .pipeline import StableDiffusion
-from .training import psnr,run,token_ids
+from .pipeline import StableDiffusion,_quiet
+from .training import halves,psnr,run,token_ids
 
-# %% ../nbs/10_evaluation.ipynb #6a037ed6
+# %% ../nbs/10_evaluation.ipynb #ffd5fa9c
 _palette = [torch.stack([rgb[o] for o in names]) for names in (colors,backgrounds)]
 
 def background_color(
@@ -33,7 +32,7 @@ def background_color(
     frame[2:-2,2:-2] = False
     return torch.cdist(x[:,:,frame].median(2).values, _palette[1]).argmin(1)
 
-# %% ../nbs/10_evaluation.ipynb #ab4b9bcd
+# %% ../nbs/10_evaluation.ipynb #4e2cdfcb
 def garment_color(
     x:Tensor, # (n,3,h,w) pictures in [0,1]
 )->Tensor: # int64 (n,), index into `colors`; -1 where there is nothing but background
@@ -47,7 +46,7 @@ def garment_color(
         if len(pixels): names[i] = torch.cdist(pixels, mixtures.flatten(1,2)).amin(2).mean(1).argmin()
     return names
 
-# %% ../nbs/10_evaluation.ipynb #762d9c21
+# %% ../nbs/10_evaluation.ipynb #608e49fe
 class Judge(nn.Module):
     "Which of the ten garments is in a picture?"
     def __init__(self, width:int=32):
@@ -76,7 +75,7 @@ class JudgeLoss(nn.Module):
         device = self.model.head.weight.device
         return F.cross_entropy(self.model(self.pictures(rows, generator).to(device)), rows[:,0].to(device))
 
-# %% ../nbs/10_evaluation.ipynb #fcd08bfa
+# %% ../nbs/10_evaluation.ipynb #b458cb43
 def judge_file()->Path: # a safetensors file
     "Where the weights of the judge are."
     return Path(str(files('miniai')/'models'/'judge.safetensors'))
@@ -94,9 +93,9 @@ def train_judge(
 ):
     "Train the judge and save it in the package."
     judge = run(JudgeLoss(Judge(), Pictures(*load_fashion_mnist('train', path=data, download=True))), 'judge', checkpoints, steps=steps, lr=3e-3, ema=0.99)
-    save_file({k:v.half() if v.is_floating_point() else v for k,v in judge.state_dict().items()}, judge_file())
+    save_file(halves(judge.state_dict()), judge_file())
 
-# %% ../nbs/10_evaluation.ipynb #25f4280e
+# %% ../nbs/10_evaluation.ipynb #0348033b
 def frechet_distance(
     a:Tensor, # (n,d) features
     b:Tensor, # (m,d) features
@@ -106,7 +105,7 @@ def frechet_distance(
     roots = torch.linalg.eigvals(a.T.cov()@b.T.cov()).real.clamp(min=0).sqrt()
     return ((a.mean(0)-b.mean(0)).square().sum() + a.T.cov().trace() + b.T.cov().trace() - 2*roots.sum()).item()
 
-# %% ../nbs/10_evaluation.ipynb #5bc5a722
+# %% ../nbs/10_evaluation.ipynb #ca193e10
 def score(
     x:Tensor, # (n,3,64,64) pictures in [0,1]
     rows:Tensor, # int64 (n,3) the combinations they should show
@@ -119,7 +118,7 @@ def score(
     garment,color,background = (said==rows).float().mean(0).tolist()
     return dict(garment=garment, color=color, background=background, frechet=frechet_distance(seen, features))
 
-# %% ../nbs/10_evaluation.ipynb #89800df7
+# %% ../nbs/10_evaluation.ipynb #bf3ce896
 def to_tensor(
     pictures, # n PIL images of one size
 )->Tensor: # (n,3,h,w) in [0,1]
@@ -134,10 +133,10 @@ def draw(
     **kwargs, # passed to `sd`
 )->Tensor: # (n,3,h,w) in [0,1]
     "A picture for each prompt; picture i has seed i."
-    starts = tqdm(range(0, len(prompts), batch_size), 'drawing', mininterval=2, leave=False, disable=None)
+    starts = progress_bar(range(0, len(prompts), batch_size), desc='drawing')
     return torch.cat([to_tensor(sd(prompts[i:i+batch_size], seed=i, progress=False, **kwargs)) for i in starts])
 
-# %% ../nbs/10_evaluation.ipynb #a4c1626b
+# %% ../nbs/10_evaluation.ipynb #6444ab1d
 def largest_share(
     sd:StableDiffusion,
     n:int=500, # pictures
@@ -148,7 +147,7 @@ def largest_share(
     share = lambda picks: (picks.bincount(minlength=8).max()/n).item()
     return dict(color=share(garment_color(x).clamp(min=0)), background=share(background_color(x)))
 
-# %% ../nbs/10_evaluation.ipynb #c2d82697
+# %% ../nbs/10_evaluation.ipynb #7512d7f7
 @torch.no_grad()
 def clip_accuracy(
     clip:CLIPModel,
@@ -159,7 +158,7 @@ def clip_accuracy(
     "How often CLIP prefers the right garment and the right colour among texts that differ in nothing else."
     def best(texts): return clip(pixel_values=x*2-1, input_ids=token_ids(tokenizer, texts)).logits_per_image.argmax(1)
     garment = best([f'a photo of {a(g)}' for g in garments])
-    color = best([f'something {c}' for c in colors])
+    color = best(colors)
     return dict(garment=(garment==rows[:,0]).float().mean().item(), color=(color==rows[:,1]).float().mean().item())
 
 def load_clip(
@@ -167,9 +166,9 @@ def load_clip(
 )->tuple: # CLIPModel, CLIPTokenizer
     "Both halves of CLIP, in float32."
     path = Path(path or embedded_model())
-    return CLIPModel.from_pretrained(path/'clip').eval(), CLIPTokenizer.from_pretrained(path/'tokenizer')
+    with _quiet(): return CLIPModel.from_pretrained(path/'clip').eval(), CLIPTokenizer.from_pretrained(path/'tokenizer')
 
-# %% ../nbs/10_evaluation.ipynb #870f1297
+# %% ../nbs/10_evaluation.ipynb #ff2c8137
 def some_combinations(
     held_out:bool, # kept from training, or not
     n:int=504, # how many
@@ -189,15 +188,15 @@ def measure(
     return {name: score(make(rows), rows, judge, features)
             for name,rows in (('seen', some_combinations(False, n)), ('held out', some_combinations(True, n)))}
 
-# %% ../nbs/10_evaluation.ipynb #84b2618c
+# %% ../nbs/10_evaluation.ipynb #e3ec1b51
 def evaluate(
     sd:StableDiffusion,
     clip:tuple, # see `load_clip`
     real:Pictures, # of the test split
     *,
     n:int=504, # pictures of each kind
-    guidance=(1.,3.,5.,7.5), # scales to try
-    num_inference_steps:int=25,
+    guidance=(1.,2.,3.,5.,7.5), # scales to try
+    num_inference_steps:int=15,
 )->dict: # all that is measured, by name
     "Everything that this notebook measures, for one model."
     judge,seed = load_judge(),lambda i: torch.Generator().manual_seed(i)
@@ -210,9 +209,9 @@ def evaluate(
                  'the same, through the VAE': measure(lambda rows: torch.cat([again(o) for o in real(rows, seed(11)).split(64)]), n, judge, features)}
         table.update({f'guidance {g:g}': measure(drawn(g), n, judge, features) for g in guidance})
         return dict(table=table, n=n, num_inference_steps=num_inference_steps, psnr=psnr(sd.vae, x).mean().item(), clip=clip_accuracy(*clip, x, rows),
-                    largest_share=largest_share(sd, n, guidance_scale=guidance[len(guidance)//2-1], num_inference_steps=num_inference_steps))
+                    largest_share=largest_share(sd, n, guidance_scale=3, num_inference_steps=num_inference_steps))
 
-# %% ../nbs/10_evaluation.ipynb #f67793d9
+# %% ../nbs/10_evaluation.ipynb #389bdf29
 def as_markdown(
     result:dict, # of `evaluate`
 )->str:
@@ -223,16 +222,16 @@ def as_markdown(
     return '\n'.join(['| seen / held out | garment | colour | background | Fréchet distance |', '|---|---|---|---|---|', *lines, '',
         f"{result['n']} pictures of each kind, {result['num_inference_steps']} DDIM steps.",
         f"The VAE reconstructs real held-out pictures at {result['psnr']:.1f} dB. CLIP's image half names {result['clip']['garment']:.1%} of the garments and",
-        f"{result['clip']['color']:.1%} of the colours right. Where the prompt names no colour, the commonest one has {result['largest_share']['color']:.1%} of the garments and",
+        f"{result['clip']['color']:.1%} of the colours right. Where the prompt names no colour, at guidance 3, the commonest one has {result['largest_share']['color']:.1%} of the garments and",
         f"{result['largest_share']['background']:.1%} of the backgrounds (even: 12.5%)."])
 
-# %% ../nbs/10_evaluation.ipynb #0a3ec2aa
+# %% ../nbs/10_evaluation.ipynb #9376f0d5
 @call_parse
 def main(
     model:str=None, # Folder of a model; without it, the embedded one
     data:str=None, # Folder with Fashion-MNIST; without it, it is looked for, and the bundled sample is there always
     n:int=504, # Pictures of trained and as many of held-out combinations
-    steps:int=25, # Steps of the scheduler
+    steps:int=15, # Steps of the scheduler
     save:bool=False, # Write the result to evaluation.json in the model's folder?
     judge_steps:int=0, # Train a new judge first, for so many steps
 ):

@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['chunks']
 
-# %% ../nbs/14_iterators.ipynb #afca0515
+# %% ../nbs/14_iterators.ipynb #2f2a86c9
 from itertools import islice
 from operator import index
 
-# %% ../nbs/14_iterators.ipynb #2b73ae1e
+# %% ../nbs/14_iterators.ipynb #406d01f1
 def _chunks(it, n):
     while chunk := list(islice(it, n)): yield chunk
 

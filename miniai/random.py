@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['period', 'WichmannHill', 'seed', 'rand']
 
-# %% ../nbs/17_random.ipynb #f597f3c9
+# %% ../nbs/17_random.ipynb #49c329a3
 import os,struct
 from functools import cache
 from hashlib import sha512
@@ -20,11 +20,11 @@ from fastcore.basics import patch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-# %% ../nbs/17_random.ipynb #eff445d7
+# %% ../nbs/17_random.ipynb #a4bd3e02
 _wheels = (171,30269),(172,30307),(170,30323)  # multiplier, modulus
 period = lcm(*(m-1 for _,m in _wheels))
 
-# %% ../nbs/17_random.ipynb #8de04ca1
+# %% ../nbs/17_random.ipynb #ee3cbc23
 def _seed_int(a):
     "The integer that a seed stands for: 16 random bytes for `None`, SHA-512 of the bytes of a str (UTF-8), bytes or float (IEEE 754, little-endian)"
     if a is None: return int.from_bytes(os.urandom(16), 'big')
@@ -34,7 +34,7 @@ def _seed_int(a):
     try: return index(a)
     except TypeError: raise TypeError(f'A seed is None, an int, float, str, bytes or bytearray; got {type(a).__name__}.') from None
 
-# %% ../nbs/17_random.ipynb #a4ad8629
+# %% ../nbs/17_random.ipynb #45d5b684
 class WichmannHill(Random):
     "The generator AS 183 (Wichmann and Hill, 1982), with everything that `random.Random` has. Not for secrets."
     def __new__(cls, *args, **kwargs): return super().__new__(cls)
@@ -59,7 +59,7 @@ class WichmannHill(Random):
         words = (int(self.random() * 2**32).to_bytes(4, 'little') for _ in range(-(-k//32)))
         return int.from_bytes(b''.join(words), 'little') >> -k%32
 
-# %% ../nbs/17_random.ipynb #69c305e2
+# %% ../nbs/17_random.ipynb #79700c66
 @patch
 def seed(self:WichmannHill,
     a=None, # int, float, str, bytes or bytearray; None takes one from the operating system
@@ -73,7 +73,7 @@ def seed(self:WichmannHill,
         state.append(x+1)
     self.setstate((1, state, None))
 
-# %% ../nbs/17_random.ipynb #cc7548ec
+# %% ../nbs/17_random.ipynb #88d1bfce
 @patch
 def getstate(self:WichmannHill)->tuple: # (1, (x, y, z), second half of the last `gauss`, or None)
     "The state, for `setstate`."
@@ -92,10 +92,10 @@ def setstate(self:WichmannHill,
     self._state = self._end = x,y,z
     self.gauss_next = gauss_next
 
-# %% ../nbs/17_random.ipynb #2f83435f
+# %% ../nbs/17_random.ipynb #9275954e
 _fork_safe = WeakSet()
 
-# %% ../nbs/17_random.ipynb #4d8d5730
+# %% ../nbs/17_random.ipynb #13315fb3
 def _jump(state, n): return tuple(x*pow(a, n, m) % m for x,(a,m) in zip(state, _wheels))
 
 @patch
@@ -106,7 +106,7 @@ def jumpahead(self:WichmannHill,
     if index(n)<0: raise ValueError(f'jumpahead goes forward, by 0 or more numbers; got {n}.')
     self._state,self.gauss_next = _jump(self._state, n),None
 
-# %% ../nbs/17_random.ipynb #12b3161d
+# %% ../nbs/17_random.ipynb #85c9d563
 @cache
 def _tables():
     "For each wheel: its positions in the order they come, the place of each in that order, and twice around as fractions. 1.8 MB."
@@ -120,7 +120,7 @@ def _table(a, m):
     place[powers] = np.arange(m-1)
     return powers.astype(np.uint16), place, np.tile(powers/m, 2)
 
-# %% ../nbs/17_random.ipynb #9be0e0d7
+# %% ../nbs/17_random.ipynb #9b95b1a4
 def _fill(u, state):
     "Fill the array `u` with the numbers after `state`, and return the state after the last of them"
     (px,lx,x),(py,ly,y),(pz,lz,z) = _tables()
@@ -135,7 +135,7 @@ def _fill(u, state):
         i,j,k = (i+n) % lap, (j+n) % len(py), (k+n) % len(pz)
     return px.item(i-1),py.item(j-1),pz.item(k-1)
 
-# %% ../nbs/17_random.ipynb #b7faa747
+# %% ../nbs/17_random.ipynb #7b00c350
 def _flat_array(out, size):
     "The numbers of the tensor `out` as a flat array that shares its memory"
     if not isinstance(out, Tensor): raise TypeError(f'out should be a tensor, got {type(out).__name__}.')
@@ -156,7 +156,7 @@ def uniform(self:WichmannHill,
     self._state = _fill(u, self._state)
     return torch.from_numpy(u) if out is None else out
 
-# %% ../nbs/17_random.ipynb #6f1a8a08
+# %% ../nbs/17_random.ipynb #77ff1500
 def _shape(shape):
     "A shape from `*shape`: numbers, or one tuple of them"
     shape = tuple(shape[0]) if len(shape)==1 and isinstance(shape[0], (tuple,list)) else shape
@@ -171,7 +171,7 @@ def rand(self:WichmannHill,
     shape = _shape(shape)
     return self.uniform(prod(shape)).view(shape)
 
-# %% ../nbs/17_random.ipynb #b7b46abb
+# %% ../nbs/17_random.ipynb #37d7dfed
 @patch
 def randn(self:WichmannHill,
     *shape, # sizes, or one tuple of them
@@ -184,7 +184,7 @@ def randn(self:WichmannHill,
     angle,radius = 2*pi*turn,(-2*(1-dist).log()).sqrt()
     return torch.stack([angle.cos()*radius, angle.sin()*radius], 1).view(-1)[:n].view(shape)
 
-# %% ../nbs/17_random.ipynb #3adf4721
+# %% ../nbs/17_random.ipynb #b2738257
 _rng = WichmannHill()
 
 def seed(a=None): # an int, float, str or bytes
@@ -195,7 +195,7 @@ def rand()->float:
     "A number from 0 to 1, from the generator that all callers of this function share."
     return _rng.random()
 
-# %% ../nbs/17_random.ipynb #0e81457b
+# %% ../nbs/17_random.ipynb #377606f6
 def _distance(a, b):
     "Steps from state `a` to state `b`, less than the period"
     n,turn = 0,1
@@ -214,7 +214,7 @@ def steps_to(self:WichmannHill,
     "How many numbers to draw until this generator is where `other` is now."
     return _distance(self._state, other._state)
 
-# %% ../nbs/17_random.ipynb #78e96869
+# %% ../nbs/17_random.ipynb #8df2269a
 @patch
 def _left(self:WichmannHill):
     "Numbers from here to the end of what this generator owns"
@@ -227,7 +227,7 @@ def _give(self:WichmannHill, length):
     self._end = start
     return start,end
 
-# %% ../nbs/17_random.ipynb #6f5c8d75
+# %% ../nbs/17_random.ipynb #49ddede3
 @patch
 def spawn(self:WichmannHill,
     n:int, # how many generators
@@ -241,7 +241,7 @@ def spawn(self:WichmannHill,
     for c in children: c._state,c._end = self._give(length)
     return children
 
-# %% ../nbs/17_random.ipynb #48bdab5d
+# %% ../nbs/17_random.ipynb #ff726f5a
 _forking = Lock()
 
 def _before_fork():
@@ -254,7 +254,7 @@ def _after_in_child():
 
 if hasattr(os, 'register_at_fork'): os.register_at_fork(before=_before_fork, after_in_parent=_forking.release, after_in_child=_after_in_child)
 
-# %% ../nbs/17_random.ipynb #caf9c7f3
+# %% ../nbs/17_random.ipynb #8cefa141
 @patch
 def worker_init_fn(self:WichmannHill,
     worker_id:int, # the worker's number, from the DataLoader
@@ -264,7 +264,7 @@ def worker_init_fn(self:WichmannHill,
     if info is None: raise RuntimeError('worker_init_fn is for a DataLoader to call in its workers.')
     self.jumpahead(info.seed - info.id + worker_id*10**9)
 
-# %% ../nbs/17_random.ipynb #cc17b3f7
+# %% ../nbs/17_random.ipynb #ee8053f1
 @patch
 def __reduce__(self:WichmannHill): return type(self), (0,), (self.getstate(), self._end, self.fork_safe)
 

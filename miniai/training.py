@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['all_captions', 'stages', 'Trained', 'batch_generator', 'learning_rate', 'MuonAdamW', 'train', 'save_checkpoint',
-           'load_checkpoint', 'train_tokenizer', 'token_ids', 'caption_ids', 'fits', 'new_clip', 'CLIPLoss',
-           'show_losses', 'new_vae', 'VAELoss', 'psnr', 'encode_all', 'new_unet', 'new_scheduler', 'UNetLoss',
-           'save_part', 'save_clip', 'save_vae', 'save_unet', 'keep_record', 'encoded', 'forget_after', 'run', 'main']
+           'steps_done', 'train_tokenizer', 'token_ids', 'caption_ids', 'fits', 'new_clip', 'CLIPLoss', 'show_losses',
+           'new_vae', 'VAELoss', 'psnr', 'encode_all', 'new_unet', 'new_scheduler', 'UNetLoss', 'halves', 'save_part',
+           'save_clip', 'save_vae', 'save_unet', 'keep_record', 'encoded', 'forget_after', 'run', 'train_clip',
+           'train_vae', 'train_unet', 'main']
 
-# %% ../nbs/09_training.ipynb #4e6955dd
+# %% ../nbs/09_training.ipynb #99d7b110
 import itertools,json,math,shutil
 from pathlib import Path
 from typing import NamedTuple
@@ -21,19 +22,20 @@ from diffusers import AutoencoderKL,DDIMScheduler,UNet2DConditionModel
 from diffusers.training_utils import EMAModel,compute_snr
 from fastcore.script import call_parse
 from safetensors.torch import load_file,save_file
-from tqdm.auto import tqdm
 from transformers import CLIPConfig,CLIPModel,CLIPTextModel,CLIPTokenizer
+from transformers.utils.logging import disable_progress_bar
 from transformers.convert_slow_tokenizer import bytes_to_unicode
+from .core import progress_bar
 from .fashion import *
 
-# %% ../nbs/09_training.ipynb #28833078
+# %% ../nbs/09_training.ipynb #3feae903
 class Trained(NamedTuple):
     "What one training step yields."
     step:int # steps done
     loss:Tensor # the loss of this step, a scalar
     average:nn.Module # the model with averaged weights (EMA); see `averaged`
 
-# %% ../nbs/09_training.ipynb #1c9fa8ae
+# %% ../nbs/09_training.ipynb #18b8b038
 def batch_generator(
     step:int, # number of the batch
     process:int=0, # number of the process
@@ -49,7 +51,7 @@ def learning_rate(
     "Linear warm-up, then half a cosine down to zero (Loshchilov and Hutter 2017, equation 5)."
     return min(1, (step+1)/warmup) * (1 + math.cos(math.pi*min(step, steps)/steps))/2
 
-# %% ../nbs/09_training.ipynb #fafa5314
+# %% ../nbs/09_training.ipynb #91ac604c
 class MuonAdamW:
     "Muon for weight matrices and convolutions, AdamW for every other parameter; the same learning rate for both."
     def __init__(self,
@@ -77,7 +79,7 @@ class MuonAdamW:
     def load_state_dict(self, states):
         for o,state in zip(self.optimizers, states): o.load_state_dict(state)
 
-# %% ../nbs/09_training.ipynb #648e9405
+# %% ../nbs/09_training.ipynb #a5e3b2eb
 def train(
     loss:nn.Module, # called with a `torch.Generator`, returns a scalar loss; its parameters are trained, in place
     *,
@@ -90,11 +92,11 @@ def train(
 ): # yields `Trained` after each step
     "Train, as a generator of `Trained`. At the end the module holds its averaged weights."
     acc = accelerator or Accelerator()
-    net = acc.prepare(loss)
-    params = [p for p in net.parameters() if p.requires_grad]
+    net,params = acc.prepare(loss),[p for p in loss.parameters() if p.requires_grad]
     opt,average = MuonAdamW(net, lr),EMAModel(params, decay=ema)
     acc.register_for_checkpointing(opt, average)
-    done = load_checkpoint(acc, checkpoint) if checkpoint else 0
+    done = steps_done(checkpoint) if checkpoint else 0
+    if done: acc.load_state(str(checkpoint))
     for step in range(done, steps):
         with acc.autocast(): value = net(batch_generator(step, acc.process_index))
         acc.backward(value)
@@ -105,7 +107,7 @@ def train(
         yield Trained(step+1, value.detach(), average)
     average.copy_to(params)
 
-# %% ../nbs/09_training.ipynb #bfd7748c
+# %% ../nbs/09_training.ipynb #8658122b
 def save_checkpoint(acc, folder, step):
     "Write the state of a run to `folder`, replacing the last one only when the new one is whole."
     folder,new = Path(folder),Path(f'{folder}.new')
@@ -116,13 +118,12 @@ def save_checkpoint(acc, folder, step):
     shutil.rmtree(folder, ignore_errors=True)
     new.rename(folder)
 
-def load_checkpoint(acc, folder)->int: # the number of steps done before
-    "Take up a run where its last checkpoint left it."
-    if not (Path(folder)/'step.json').exists(): return 0
-    acc.load_state(str(folder))
-    return json.loads((Path(folder)/'step.json').read_text())
+def steps_done(folder)->int:
+    "How many steps the checkpoint in `folder` has behind it; 0 without one."
+    file = Path(folder)/'step.json'
+    return json.loads(file.read_text()) if file.exists() else 0
 
-# %% ../nbs/09_training.ipynb #4160807e
+# %% ../nbs/09_training.ipynb #0727d766
 all_captions = sorted({caption(row, i) for row in combinations().tolist() for i in range(len(phrasings))})
 
 def train_tokenizer(
@@ -144,19 +145,19 @@ def train_tokenizer(
     (folder/'tokenizer_config.json').write_text(json.dumps(config, indent=1))
     return CLIPTokenizer.from_pretrained(folder)
 
-# %% ../nbs/09_training.ipynb #cca62920
+# %% ../nbs/09_training.ipynb #f191adf9
 def token_ids(tokenizer, texts)->Tensor: # int64 (n, model_max_length)
     "The ids of `texts`, padded and cut to the length that the text encoder takes."
     return tokenizer(texts, padding='max_length', truncation=True, max_length=tokenizer.model_max_length, return_tensors='pt').input_ids
 
-# %% ../nbs/09_training.ipynb #2de8de7c
+# %% ../nbs/09_training.ipynb #432f4cf5
 def caption_ids(tokenizer)->Tensor: # int64 (10,8,8,16,length): garment, colour, background, phrasing, token
     "The token ids of every caption there can be, so that training need not tokenize."
     every = itertools.product(garments, colors, backgrounds)
     ids = token_ids(tokenizer, [phrase(*names) for names in every for phrase in phrasings])
     return ids.view(len(garments), len(colors), len(backgrounds), len(phrasings), -1)
 
-# %% ../nbs/09_training.ipynb #ffca664b
+# %% ../nbs/09_training.ipynb #dfae9985
 def fits(
     rows:Tensor, # int64 (n,3) combinations
     phrasing:Tensor, # int64 (n,) how each is captioned
@@ -164,7 +165,7 @@ def fits(
     "Which captions fit which pictures: all that they mention is there."
     return ((rows[:,None]==rows[None]) | ~mentions[phrasing]).all(-1).float()
 
-# %% ../nbs/09_training.ipynb #199696fc
+# %% ../nbs/09_training.ipynb #959f5727
 def new_clip(
     tokenizer, # whose tokens it reads
     width:int=128, # of both transformers and of the vectors they end in
@@ -176,7 +177,7 @@ def new_clip(
     vision = dict(layer, num_hidden_layers=4, image_size=picture_size, patch_size=16)
     return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=width))
 
-# %% ../nbs/09_training.ipynb #b1f7fd58
+# %% ../nbs/09_training.ipynb #e4f7b651
 class CLIPLoss(nn.Module):
     "Contrastive loss of a CLIP model (Radford et al. 2021), with every caption that fits a picture counted as right."
     def __init__(self, clip:CLIPModel, tokenizer, pictures:Pictures, batch_size:int=128):
@@ -201,7 +202,7 @@ class CLIPLoss(nn.Module):
         right = fits(rows, phrasing).to(device)
         return sum(-(right*logits.log_softmax(dim)).sum(dim)/right.sum(dim) for dim in (0,1)).mean()/2
 
-# %% ../nbs/09_training.ipynb #9971feaa
+# %% ../nbs/09_training.ipynb #fc6a47b4
 def show_losses(
     stage:str, # clip, vae or unet
     folder, # of records of the loss
@@ -210,9 +211,9 @@ def show_losses(
     steps,losses = zip(*(map(float, line.split(',')) for line in (Path(folder)/f'{stage}.csv').read_text().splitlines()))
     _,ax = plt.subplots(figsize=(4,2))
     ax.plot(steps, losses)
-    ax.set(xlabel='step', ylabel='loss', yscale='log', title=stage)
+    ax.set(xlabel='step', ylabel='loss', title=stage, ylim=(0, 4*min(losses)))
 
-# %% ../nbs/09_training.ipynb #933d1c34
+# %% ../nbs/09_training.ipynb #17ccc72b
 def new_vae()->AutoencoderKL:
     "A small VAE with random weights: 64×64×3 → 8×8×4."
     vae = AutoencoderKL(sample_size=picture_size, block_out_channels=(16,32,64,64), norm_num_groups=8, layers_per_block=1,
@@ -236,7 +237,7 @@ class VAELoss(nn.Module):
         error = self.model.decode(latents.mean + latents.std*noise).sample.float() - x
         return error.abs().mean() + error.square().mean() + 1e-6*latents.kl().mean()
 
-# %% ../nbs/09_training.ipynb #81ac7a35
+# %% ../nbs/09_training.ipynb #711f7fe3
 @torch.no_grad()
 def psnr(
     vae:AutoencoderKL,
@@ -247,7 +248,7 @@ def psnr(
     again = (vae.decode(latents).sample/2 + 0.5).clamp(0, 1).cpu()
     return -10*(again-x).square().mean((1,2,3)).log10()
 
-# %% ../nbs/09_training.ipynb #f33d78da
+# %% ../nbs/09_training.ipynb #2a0f6834
 @torch.no_grad()
 def encode_all(
     vae:AutoencoderKL,
@@ -262,17 +263,20 @@ def encode_all(
         pick = rows[torch.randint(len(rows), (min(100, n-i),), generator=generator)]
         yield vae.encode(pictures(pick, generator).to(vae.device)*2-1).latent_dist.mode().float().cpu(), pick
 
-# %% ../nbs/09_training.ipynb #e24c2a02
+# %% ../nbs/09_training.ipynb #f0d7d5f2
 def new_unet()->UNet2DConditionModel:
     "A small UNet with random weights: 8×8×4 latents, 128-wide text embeddings."
     return UNet2DConditionModel(sample_size=picture_size//8, block_out_channels=(64,128), layers_per_block=1, norm_num_groups=16,
         attention_head_dim=4, cross_attention_dim=128, down_block_types=('CrossAttnDownBlock2D',)*2, up_block_types=('CrossAttnUpBlock2D',)*2)
 
-def new_scheduler()->DDIMScheduler:
-    "The noise schedule of Stable Diffusion 1.x."
-    return DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule='scaled_linear', clip_sample=False, set_alpha_to_one=False, steps_offset=1)
+# %% ../nbs/09_training.ipynb #261e9dd7
+def new_scheduler(
+    beta_end:float=0.02, # the last variance added; 0.012 in Stable Diffusion
+)->DDIMScheduler:
+    "The scaled linear schedule of Stable Diffusion 1.x, with more noise at the end."
+    return DDIMScheduler(beta_start=0.00085, beta_end=beta_end, beta_schedule='scaled_linear', clip_sample=False, set_alpha_to_one=False, steps_offset=1)
 
-# %% ../nbs/09_training.ipynb #1f15560c
+# %% ../nbs/09_training.ipynb #c57159ca
 class UNetLoss(nn.Module):
     "Error of the predicted noise (Ho et al. 2020, equation 14), weighted by min-SNR (Hang et al. 2023, equation 9)."
     def __init__(self, unet, text_encoder, tokenizer, latents:Tensor, rows:Tensor, batch_size:int=64, drop:float=0.1, gamma:float=5.):
@@ -295,16 +299,23 @@ class UNetLoss(nn.Module):
         snr = compute_snr(self.scheduler, t).to(device)
         return (error.square().mean((1,2,3)) * (self.gamma/snr).clamp(max=1)).mean()
 
-# %% ../nbs/09_training.ipynb #53ea2fe9
-def save_part(model, folder):
-    "Save a network in half precision, as safetensors."
-    dtype = next(model.parameters()).dtype
-    model.half().save_pretrained(folder, safe_serialization=True)
-    model.to(dtype)
-    config = json.loads((Path(folder)/'config.json').read_text())
-    if 'dtype' in config: (Path(folder)/'config.json').write_text(json.dumps(config | {'dtype':'float32'}, indent=2))
+# %% ../nbs/09_training.ipynb #06d77de3
+def halves(
+    state:dict, # tensors by name
+)->dict: # the same, with floating point numbers in half precision
+    "Weights as they are kept on disk."
+    return {k: v.half().contiguous() if v.is_floating_point() else v for k,v in state.items()}
 
-# %% ../nbs/09_training.ipynb #95e204dd
+def save_part(
+    model, # a network of diffusers or transformers
+    folder, # where its weights and its configuration go
+):
+    "Save a network as its library does, with weights in half precision."
+    model.save_pretrained(folder)
+    file, = Path(folder).glob('*.safetensors')
+    save_file(halves(load_file(file)), file, metadata={'format':'pt'})
+
+# %% ../nbs/09_training.ipynb #9166960b
 def save_clip(clip:CLIPModel, tokenizer, out):
     "Save all of CLIP in `out/clip`, and its text half, which the pipeline needs, in `out/text_encoder`."
     save_part(clip, out/'clip')
@@ -316,6 +327,7 @@ def save_clip(clip:CLIPModel, tokenizer, out):
     text.load_state_dict(clip.text_model.state_dict())
     save_part(text, out/'text_encoder')
 
+# %% ../nbs/09_training.ipynb #9f676401
 def save_vae(vae:AutoencoderKL, pictures:Pictures, out):
     "Measure the scaling factor, and save the VAE with it."
     latents = torch.cat([z for z,_ in encode_all(vae, pictures, 2000)])
@@ -333,7 +345,7 @@ def save_unet(unet, out):
 
 _classes = dict(tokenizer='CLIPTokenizer', text_encoder='CLIPTextModel', unet='UNet2DConditionModel', scheduler='DDIMScheduler', vae='AutoencoderKL')
 
-# %% ../nbs/09_training.ipynb #46630d00
+# %% ../nbs/09_training.ipynb #f12404f8
 def keep_record(checkpoints, stage, out):
     "Put the record of the loss of a stage beside the weights that came of it."
     (out/'training').mkdir(exist_ok=True)
@@ -344,74 +356,80 @@ def encoded(out, pictures, n, checkpoints):
     file = Path(checkpoints)/'latents.safetensors'
     if not file.exists():
         vae = AutoencoderKL.from_pretrained(out/'vae').eval()
-        latents,rows = map(torch.cat, zip(*tqdm(encode_all(vae, pictures, n), 'latents', total=math.ceil(n/100), mininterval=2, disable=None)))
-        save_file(dict(latents=(latents*vae.config.scaling_factor).half(), rows=rows), file)
+        latents,rows = map(torch.cat, zip(*progress_bar(encode_all(vae, pictures, n), total=math.ceil(n/100), desc='latents')))
+        save_file(halves(dict(latents=latents*vae.config.scaling_factor, rows=rows)), file)
     kept = load_file(file)
     return kept['latents'],kept['rows']
 
-# %% ../nbs/09_training.ipynb #7735d113
+# %% ../nbs/09_training.ipynb #397946cd
 def forget_after(record, step):
-    "Drop the lines of a record that a resumed run writes again."
-    lines = record.read_text().splitlines(True)
-    record.write_text(''.join(line for line in lines if int(line.split(',')[0])<step))
+    "Drop the lines of a record that a run resumed at `step` writes again."
+    lines = record.read_text().splitlines(True) if record.exists() else []
+    record.write_text(''.join(line for line in lines if int(line.split(',')[0])<=step))
 
+# %% ../nbs/09_training.ipynb #a282b4a6
 def run(
     loss:nn.Module, # what to train
     name:str, # of the stage
     checkpoints, # folder for its checkpoint and its record of losses
     *,
+    steps:int, # how many
     report:int=100, # steps whose mean loss becomes one line of the record
     **kwargs, # passed to `train`
 ):
     "Train with a progress bar, checkpoints, and the losses written to `checkpoints/name.csv`."
     checkpoints = Path(checkpoints)
     checkpoints.mkdir(parents=True, exist_ok=True)
-    record,total = checkpoints/f'{name}.csv',0.
-    bar = tqdm(train(loss, checkpoint=checkpoints/name, **kwargs), name, total=kwargs['steps'], mininterval=2, disable=None)
+    done,record,since = steps_done(checkpoints/name),checkpoints/f'{name}.csv',[]
+    forget_after(record, done)
+    bar = progress_bar(train(loss, steps=steps, checkpoint=checkpoints/name, **kwargs), total=steps, initial=done, desc=name)
     for o in bar:
-        if bar.n==0 and record.exists(): forget_after(record, o.step)
-        total += o.loss.item()
-        if o.step%report: continue
-        bar.set_postfix(loss=f'{total/report:.4f}', step=o.step)
-        with record.open('a') as f: f.write(f'{o.step},{total/report:.5f}\n')
-        total = 0.
+        since.append(o.loss.item())
+        if o.step%report and o.step<steps: continue
+        mean,since = sum(since)/len(since),[]
+        bar.set_postfix(loss=f'{mean:.4f}')
+        with record.open('a') as f: f.write(f'{o.step},{mean:.5f}\n')
     return loss.model.eval()
 
-# %% ../nbs/09_training.ipynb #8241e516
-stages = 'tokenizer','clip','vae','unet'
+# %% ../nbs/09_training.ipynb #b614cae9
+def train_clip(out, checkpoints, pictures, steps, accelerator):
+    "Train CLIP; its text half is the pipeline's text encoder."
+    tokenizer = train_tokenizer(all_captions, out/'tokenizer')
+    loss = CLIPLoss(new_clip(tokenizer), tokenizer, pictures)
+    save_clip(run(loss, 'clip', checkpoints, steps=steps, lr=2e-3, accelerator=accelerator), tokenizer, out)
+
+def train_vae(out, checkpoints, pictures, steps, accelerator):
+    "Train the VAE."
+    loss = VAELoss(new_vae(), pictures)
+    save_vae(run(loss, 'vae', checkpoints, steps=steps, lr=3e-3, accelerator=accelerator), pictures, out)
+
+def train_unet(out, checkpoints, pictures, steps, accelerator):
+    "Train the UNet on latents of the VAE and embeddings of the text encoder that are in `out`."
+    text_encoder,tokenizer = CLIPTextModel.from_pretrained(out/'text_encoder'),CLIPTokenizer.from_pretrained(out/'tokenizer')
+    loss = UNetLoss(new_unet(), text_encoder, tokenizer, *encoded(out, pictures, min(40_000, 64*steps), checkpoints))
+    save_unet(run(loss, 'unet', checkpoints, steps=steps, lr=2e-3, accelerator=accelerator), out)
+
+# %% ../nbs/09_training.ipynb #986a0525
+stages = dict(clip=train_clip, vae=train_vae, unet=train_unet)
 
 @call_parse
 def main(
-    stage:str='all', # What to train: tokenizer, clip, vae, unet, or all of them in this order
+    stage:str='all', # What to train: clip, vae, unet, or all of them in this order
     out:str='model', # Folder of the model
     checkpoints:str='checkpoints', # Folder of checkpoints and records of the loss
     data:str=None, # Folder with Fashion-MNIST; without it, it is looked for and, if need be, downloaded
-    clip_steps:int=4500, # Steps of 128 pictures
-    vae_steps:int=13000, # Steps of 8 pictures
-    unet_steps:int=6000, # Steps of 64 latents
-    latents:int=60_000, # Pictures that are encoded for the UNet
-    precision:str='bf16', # Arithmetic of the networks: no, bf16 or fp16
+    clip_steps:int=2600, # Steps of 128 pictures
+    vae_steps:int=9000, # Steps of 8 pictures
+    unet_steps:int=4300, # Steps of 64 latents
+    precision:str='no', # Mixed precision: no, bf16 or fp16
 ):
     "Train the embedded model. Finished parts in `out` are kept; interrupted ones go on from their checkpoint."
-    if stage not in (*stages,'all'): raise SystemExit(f"No stage {stage!r}; there are {', '.join(stages)} and all.")
+    if stage not in (*stages,'all'): raise SystemExit(f"There is no stage {stage!r}, only {', '.join(stages)} and all.")
     torch.set_flush_denormal(True)
-    set_seed(42)
-    out,accelerator = Path(out),Accelerator(mixed_precision=precision)
+    disable_progress_bar()
     pictures = Pictures(*load_fashion_mnist('train', path=data, download=True))
-    todo = lambda part: stage in ('all',part) and not (out/part).exists()
-    if todo('tokenizer'): train_tokenizer(all_captions, out/'tokenizer')
-    tokenizer = CLIPTokenizer.from_pretrained(out/'tokenizer')
-    if todo('clip'):
-        clip = run(CLIPLoss(new_clip(tokenizer), tokenizer, pictures), 'clip', checkpoints, steps=clip_steps, lr=2e-3, accelerator=accelerator)
-        save_clip(clip, tokenizer, out)
-        keep_record(checkpoints, 'clip', out)
-    if todo('vae'):
-        vae = run(VAELoss(new_vae(), pictures), 'vae', checkpoints, steps=vae_steps, lr=3e-3, accelerator=accelerator)
-        save_vae(vae, pictures, out)
-        keep_record(checkpoints, 'vae', out)
-    if todo('unet'):
-        made = encoded(out, pictures, latents, checkpoints)
-        text_encoder = CLIPTextModel.from_pretrained(out/'text_encoder')
-        unet = run(UNetLoss(new_unet(), text_encoder, tokenizer, *made), 'unet', checkpoints, steps=unet_steps, lr=2e-3, accelerator=accelerator)
-        save_unet(unet, out)
-        keep_record(checkpoints, 'unet', out)
+    for name,steps in dict(clip=clip_steps, vae=vae_steps, unet=unet_steps).items():
+        if stage not in (name,'all') or (Path(out)/name).exists(): continue
+        set_seed(42)
+        stages[name](Path(out), checkpoints, pictures, steps, Accelerator(mixed_precision=precision))
+        keep_record(checkpoints, name, Path(out))
