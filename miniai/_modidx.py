@@ -212,6 +212,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'miniai.training.new_unet': ('training.html#new_unet', 'miniai/training.py'),
                                  'miniai.training.new_vae': ('training.html#new_vae', 'miniai/training.py'),
                                  'miniai.training.psnr': ('training.html#psnr', 'miniai/training.py'),
+                                 'miniai.training.resume': ('training.html#resume', 'miniai/training.py'),
                                  'miniai.training.run': ('training.html#run', 'miniai/training.py'),
                                  'miniai.training.save_checkpoint': ('training.html#save_checkpoint', 'miniai/training.py'),
                                  'miniai.training.save_clip': ('training.html#save_clip', 'miniai/training.py'),

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LinearClassifier']
 
-# %% ../nbs/18_linear.ipynb #be4120b2
+# %% ../nbs/18_linear.ipynb #70f23690
 from math import ceil
 from operator import index
 from pathlib import Path
@@ -17,7 +17,7 @@ from torch import Tensor
 from .core import progress_bar
 from .random import WichmannHill
 
-# %% ../nbs/18_linear.ipynb #56233f06
+# %% ../nbs/18_linear.ipynb #ad00557c
 class LinearClassifier:
     "Logits `x @ weight + bias`: the simplest model that learns to tell classes apart."
     def __init__(self,
@@ -33,7 +33,7 @@ class LinearClassifier:
         "The logits of `x`"
         return self._rows(x) @ self.weight + self.bias
 
-# %% ../nbs/18_linear.ipynb #84682b80
+# %% ../nbs/18_linear.ipynb #42dc489e
 @patch
 def _rows(self:LinearClassifier, x):
     "`x` as rows of `n_in` numbers, bytes as numbers from 0 to 1"
@@ -44,7 +44,7 @@ def _rows(self:LinearClassifier, x):
     if x.ndim==0 or x.shape[-1]!=n_in: raise ValueError(f'Each input should have {n_in} numbers; got a tensor of shape {tuple(x.shape)}.')
     return x.to(self.weight.dtype)/255 if x.dtype==torch.uint8 else x.to(self.weight.dtype)
 
-# %% ../nbs/18_linear.ipynb #ed10678d
+# %% ../nbs/18_linear.ipynb #64f09169
 @patch
 def _labels(self:LinearClassifier, y, n):
     "`y` as checked labels for `n` inputs"
@@ -55,6 +55,7 @@ def _labels(self:LinearClassifier, y, n):
     if n and not 0<=y.min()<=y.max()<n_out: raise ValueError(f'Labels should be from 0 to {n_out-1}, got {y.min()} to {y.max()}.')
     return y.long()
 
+# %% ../nbs/18_linear.ipynb #f91ebd18
 @patch
 def predict(self:LinearClassifier,
     x:Tensor, # inputs, as for `__call__`
@@ -71,7 +72,7 @@ def accuracy(self:LinearClassifier,
     if not isinstance(x, Tensor) or x.ndim<2 or not len(x): raise ValueError('accuracy needs a tensor of one or more inputs, (n, n_in).')
     return (self.predict(x)==self._labels(y, len(x))).double().mean().item()
 
-# %% ../nbs/18_linear.ipynb #efd9f995
+# %% ../nbs/18_linear.ipynb #f65bed08
 @patch
 def gradients(self:LinearClassifier,
     x:Tensor, # (n, n_in) inputs
@@ -86,7 +87,7 @@ def gradients(self:LinearClassifier,
     error /= len(y)
     return loss, (error.T@x).T, error.sum(0)
 
-# %% ../nbs/18_linear.ipynb #4bfcc5ac
+# %% ../nbs/18_linear.ipynb #12355af4
 def _shuffled(n, generator):
     "The numbers below `n` in an order drawn from `generator`"
     if isinstance(generator, WichmannHill): return generator.uniform(n).argsort()
@@ -111,7 +112,7 @@ def _steps(self:LinearClassifier, x, y, epochs, lr, batch_size, generator):
             done += len(idx)
             yield loss.item()
 
-# %% ../nbs/18_linear.ipynb #3fcc20a6
+# %% ../nbs/18_linear.ipynb #ed4367ac
 @patch
 def steps(self:LinearClassifier,
     x:Tensor, # inputs, as for `__call__`
@@ -130,7 +131,7 @@ def steps(self:LinearClassifier,
     _shuffled(0, generator)
     return self._steps(x, self._labels(y, len(x)), epochs, lr, batch_size, generator)
 
-# %% ../nbs/18_linear.ipynb #b77b335d
+# %% ../nbs/18_linear.ipynb #ab424175
 @patch
 def fit(self:LinearClassifier,
     x:Tensor, # inputs, as for `__call__`
@@ -145,7 +146,7 @@ def fit(self:LinearClassifier,
     steps = self.steps(x, y, epochs=epochs, lr=lr, batch_size=batch_size, generator=generator)
     return list(progress_bar(steps, total=epochs*ceil(len(x)/batch_size)))
 
-# %% ../nbs/18_linear.ipynb #06f2a504
+# %% ../nbs/18_linear.ipynb #05a5bf75
 @patch
 def save(self:LinearClassifier,
     path, # the file to write

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['encode_text', 'Step', 'denoise', 'decode', 'StableDiffusion', 'main']
 
-# %% ../nbs/06_pipeline.ipynb #9e64c9fa
+# %% ../nbs/06_pipeline.ipynb #659b5702
 import inspect, json, os, random, re, shutil, sys, warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +14,7 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import NamedTuple
 
-# %% ../nbs/06_pipeline.ipynb #22da0a85
+# %% ../nbs/06_pipeline.ipynb #c5447682
 import torch
 from fastcore.basics import patch
 from fastcore.meta import delegates
@@ -24,7 +24,7 @@ from torch import Tensor
 
 from .core import *
 
-# %% ../nbs/06_pipeline.ipynb #57f6323c
+# %% ../nbs/06_pipeline.ipynb #1ac423bf
 def _texts(
     prompts, # One text or a list of them
     name='prompt', # What the caller calls it
@@ -36,7 +36,7 @@ def _texts(
         if not isinstance(p, str): raise TypeError(f"every {name} is a string, but there is {p!r} ({type(p).__name__})")
     return list(prompts)
 
-# %% ../nbs/06_pipeline.ipynb #c343d716
+# %% ../nbs/06_pipeline.ipynb #91294dd2
 def _warn_of_cut(prompts, tokens, tokenizer):
     "Warn of the words that did not fit, if any"
     full = [p for p,mask in zip(prompts, tokens.attention_mask) if mask[-1]]
@@ -45,7 +45,7 @@ def _warn_of_cut(prompts, tokens, tokenizer):
         cut = ids[tokenizer.model_max_length-1:-1]
         if cut: warnings.warn(f"the prompt is longer than {tokenizer.model_max_length} tokens; cut off: {tokenizer.decode(cut).strip()!r}", stacklevel=3)
 
-# %% ../nbs/06_pipeline.ipynb #4966fd2c
+# %% ../nbs/06_pipeline.ipynb #a742e855
 def encode_text(
     prompts:str|list, # What the pictures should show
     tokenizer, # Texts to ids, such as a `CLIPTokenizer`
@@ -60,7 +60,7 @@ def encode_text(
     mask = dict(attention_mask=tokens.attention_mask.to(device)) if masked else {}
     with torch.no_grad(): return text_encoder(tokens.input_ids.to(device), **mask).last_hidden_state
 
-# %% ../nbs/06_pipeline.ipynb #56cde603
+# %% ../nbs/06_pipeline.ipynb #dc0d6fd7
 class Step(NamedTuple):
     "What `denoise` has after one step of the scheduler"
     index:int # 0 for the first step
@@ -68,7 +68,7 @@ class Step(NamedTuple):
     latents:Tensor # (n, channels, height, width), with less noise than before
     noise_pred:Tensor # The network's prediction after guidance, of the same shape
 
-# %% ../nbs/06_pipeline.ipynb #038a3f04
+# %% ../nbs/06_pipeline.ipynb #d268937b
 def _guidance_embedding(
     scale:float, # `guidance_scale`; 1 is no guidance
     dim:int, # Length of the vector, `unet.config.time_cond_proj_dim`
@@ -79,13 +79,13 @@ def _guidance_embedding(
     scales = torch.full((len(like),), (scale-1)*1000.)
     return get_timestep_embedding(scales, dim, downscale_freq_shift=1).to(like)
 
-# %% ../nbs/06_pipeline.ipynb #91b23f33
+# %% ../nbs/06_pipeline.ipynb #29dc19b9
 def _predict(unet, latents, timestep, embeddings, **cond):
     "What `unet` takes for noise in `latents`"
     with torch.inference_mode(): noise_pred = unet(latents, timestep, encoder_hidden_states=embeddings, **cond).sample
     return noise_pred.clone()
 
-# %% ../nbs/06_pipeline.ipynb #29169e4e
+# %% ../nbs/06_pipeline.ipynb #c197946a
 @torch.no_grad()
 def _denoise(latents, embeddings, unet, scheduler, uncond_embeddings, guidance_scale, num_inference_steps, generator):
     "The steps of `denoise`, once its arguments are checked"
@@ -105,7 +105,7 @@ def _denoise(latents, embeddings, unet, scheduler, uncond_embeddings, guidance_s
         latents = scheduler.step(noise_pred, t, latents, **fresh).prev_sample
         yield Step(i, t, latents, noise_pred)
 
-# %% ../nbs/06_pipeline.ipynb #c3518973
+# %% ../nbs/06_pipeline.ipynb #d4b41b3e
 def _check_run(num_inference_steps, guidance_scale):
     "Complain of a number of steps or a guidance scale that cannot be meant"
     if not isinstance(num_inference_steps, Integral) or isinstance(num_inference_steps, bool):
@@ -114,7 +114,7 @@ def _check_run(num_inference_steps, guidance_scale):
     if not isinstance(guidance_scale, Real): raise TypeError(f"guidance_scale is a number, not {guidance_scale!r}")
     if not isfinite(guidance_scale): raise ValueError(f"guidance_scale is {guidance_scale}; give a finite number, 7.5 for example, or 1 for no guidance")
 
-# %% ../nbs/06_pipeline.ipynb #ec2b7768
+# %% ../nbs/06_pipeline.ipynb #132c9dda
 def _check_latents(latents, embeddings, uncond_embeddings, unet):
     "Complain of tensors that do not fit each other or the network"
     for name,x,ndim in ('latents',latents,4), ('embeddings',embeddings,3):
@@ -129,7 +129,7 @@ def _check_latents(latents, embeddings, uncond_embeddings, unet):
     if uncond_embeddings is not None and uncond_embeddings.shape!=embeddings.shape:
         raise ValueError(f"uncond_embeddings has shape {tuple(uncond_embeddings.shape)}, embeddings {tuple(embeddings.shape)}: they must be equal")
 
-# %% ../nbs/06_pipeline.ipynb #13ef38f4
+# %% ../nbs/06_pipeline.ipynb #2a2a869e
 def denoise(
     latents:Tensor, # (n, channels, height, width), pure noise of variance 1
     embeddings:Tensor, # (n, length, width), of the prompts
@@ -147,7 +147,7 @@ def denoise(
     if guidance_scale<=1 or getattr(unet.config, 'time_cond_proj_dim', None): uncond_embeddings = None
     return _denoise(latents, embeddings, unet, scheduler, uncond_embeddings, guidance_scale, num_inference_steps, generator)
 
-# %% ../nbs/06_pipeline.ipynb #cf2ea62e
+# %% ../nbs/06_pipeline.ipynb #49808830
 @torch.inference_mode()
 def decode(
     latents:Tensor, # (n, channels, height, width), as `denoise` leaves them
@@ -157,7 +157,7 @@ def decode(
     pixels = vae.decode(latents/vae.config.scaling_factor).sample
     return [to_image(p) for p in pixels/2 + .5]
 
-# %% ../nbs/06_pipeline.ipynb #84294d96
+# %% ../nbs/06_pipeline.ipynb #d130cae5
 class StableDiffusion:
     "The five parts of Stable Diffusion, together"
     def __init__(self,
@@ -170,7 +170,7 @@ class StableDiffusion:
 
     def __repr__(self): return f"{type(self).__name__}({', '.join(f'{k}={type(v).__name__}' for k,v in vars(self).items())})"
 
-# %% ../nbs/06_pipeline.ipynb #d2252e82
+# %% ../nbs/06_pipeline.ipynb #6559103b
 def _sources(
     seed, # A whole number, a list of them, or None
     generator, # A `torch.Generator`, a list of them, or anything with a method `randn(*shape)`
@@ -188,7 +188,7 @@ def _sources(
     if len(seeds)!=n: raise ValueError(f"{len(seeds)} seeds for {n} images: give one an image, or a single number to count up from")
     return [torch.Generator().manual_seed(int(s)) for s in seeds]
 
-# %% ../nbs/06_pipeline.ipynb #0fcba64f
+# %% ../nbs/06_pipeline.ipynb #83a23bf8
 def _noise(
     shape:tuple, # (n, channels, height, width)
     source=None, # As `_sources` gives it; None is torch's own state
@@ -197,7 +197,7 @@ def _noise(
     if hasattr(source, 'randn'): return torch.as_tensor(source.randn(*shape)).float()
     return torch.randn(shape, generator=source, device=source.device if source else 'cpu')
 
-# %% ../nbs/06_pipeline.ipynb #f388ce1b
+# %% ../nbs/06_pipeline.ipynb #1d2a194c
 def _negatives(
     negative_prompt, # One text, a list of `n`, or None
     n:int, # Images
@@ -207,7 +207,7 @@ def _negatives(
         raise ValueError(f"{len(negatives)} negative prompts for {n} prompts: give one text for all, or one each")
     return negatives
 
-# %% ../nbs/06_pipeline.ipynb #38a0c0a1
+# %% ../nbs/06_pipeline.ipynb #ef202f1d
 def _check_size(height, width, factor):
     "Complain of a size in pixels that latents cannot have"
     for name,side in ('height',height), ('width',width):
@@ -215,7 +215,7 @@ def _check_size(height, width, factor):
         nearest = max(1, round(side/factor))*factor
         if side!=nearest: raise ValueError(f"{name} is {side}; it must be a multiple of {factor}, as {nearest} is")
 
-# %% ../nbs/06_pipeline.ipynb #09b048de
+# %% ../nbs/06_pipeline.ipynb #e005ce61
 @patch
 def _shape(self:StableDiffusion, n, height, width, latents):
     "Shape of the latents of `n` images, after checking that it can be had"
@@ -230,7 +230,7 @@ def _shape(self:StableDiffusion, n, height, width, latents):
         raise ValueError(f"latents has shape {tuple(latents.shape)}, but {n} images of {height} by {width} pixels take {shape}")
     return shape
 
-# %% ../nbs/06_pipeline.ipynb #23fc4af8
+# %% ../nbs/06_pipeline.ipynb #3e558e33
 @patch
 def steps(self:StableDiffusion,
     prompt:str|list, # What to draw; a list makes one image of each
@@ -256,7 +256,7 @@ def steps(self:StableDiffusion,
     return denoise(latents.to(embeddings), embeddings, self.unet, self.scheduler, uncond_embeddings=uncond,
         guidance_scale=guidance_scale, num_inference_steps=num_inference_steps, generator=source)
 
-# %% ../nbs/06_pipeline.ipynb #3296e098
+# %% ../nbs/06_pipeline.ipynb #f335cfab
 @patch
 @delegates(StableDiffusion.steps)
 def __call__(self:StableDiffusion,
@@ -270,7 +270,7 @@ def __call__(self:StableDiffusion,
     for step in bar: bar.total = len(self.scheduler.timesteps)
     return decode(step.latents, self.vae)
 
-# %% ../nbs/06_pipeline.ipynb #499e1830
+# %% ../nbs/06_pipeline.ipynb #9af802c2
 _layout = dict(
     tokenizer=('vocab.json', 'merges.txt'),
     text_encoder=('config.json', 'model{}.safetensors'),
@@ -278,12 +278,12 @@ _layout = dict(
     scheduler=('scheduler_config.json',),
     vae=('config.json', 'diffusion_pytorch_model{}.safetensors'))
 
-# %% ../nbs/06_pipeline.ipynb #c15bff79
+# %% ../nbs/06_pipeline.ipynb #c1f61dba
 def _part_files(part, variant=None):
     "The files of a part, such as 'unet/config.json'; a variant is a part of the weights' names, as in 'model.fp16.safetensors'"
     return [f'{part}/' + name.format(f'.{variant}' if variant else '') for name in _layout[part]]
 
-# %% ../nbs/06_pipeline.ipynb #0a5c1549
+# %% ../nbs/06_pipeline.ipynb #6d0e1cc2
 def _check_folder(
     folder:Path, # Of a model
     variant:str=None, # Of the weights
@@ -297,7 +297,7 @@ def _check_folder(
         raise FileNotFoundError(f"{folder} has no {missing[0]} (in {part}/ there is: {there}); a Stable Diffusion folder holds "
             f"{', '.join(_layout)}, with weights as .safetensors" + (f" of the variant {variant!r}" if variant else ""))
 
-# %% ../nbs/06_pipeline.ipynb #2a0fb4a3
+# %% ../nbs/06_pipeline.ipynb #e1b337f9
 def _find_folder(
     path, # A folder, or the id of a model on the Hugging Face Hub
     variant:str=None, # Of the weights
@@ -314,7 +314,7 @@ def _find_folder(
     _check_folder(folder, variant)
     return folder
 
-# %% ../nbs/06_pipeline.ipynb #afa37337
+# %% ../nbs/06_pipeline.ipynb #9975863b
 @contextmanager
 def _quiet():
     "Keep the libraries from logging and from drawing bars while they load"
@@ -328,7 +328,7 @@ def _quiet():
         logging.disable(logging.NOTSET)
         if shown: bars.enable_progress_bar()
 
-# %% ../nbs/06_pipeline.ipynb #43d677fc
+# %% ../nbs/06_pipeline.ipynb #930b96e0
 def _load_network(
     cls, # Its class, from diffusers or transformers
     folder:Path, # Of the model
@@ -346,7 +346,7 @@ def _load_network(
     found = '; '.join(f"{len(v)} {k.replace('_',' ')} such as {v[0]}" for k,v in wrong.items())
     raise ValueError(f"{file} does not hold the weights of this {cls.__name__}: {found}. Is it another model's file?")
 
-# %% ../nbs/06_pipeline.ipynb #625c70a9
+# %% ../nbs/06_pipeline.ipynb #3c1b7195
 def _load_scheduler(
     folder:Path, # Of the model
 ): # One of diffusers' schedulers
@@ -358,7 +358,7 @@ def _load_scheduler(
     if cls is None: raise ValueError(f"{file} names {name!r}, which is not one of diffusers' schedulers")
     return cls.from_pretrained(folder, subfolder='scheduler')
 
-# %% ../nbs/06_pipeline.ipynb #07049bae
+# %% ../nbs/06_pipeline.ipynb #2d862c24
 def _check_fit(tokenizer, text_encoder, unet, vae, folder):
     "Complain of parts that do not belong together"
     text = text_encoder.config
@@ -370,7 +370,7 @@ def _check_fit(tokenizer, text_encoder, unet, vae, folder):
         (max(tokenizer.model_max_length, text.max_position_embeddings), text.max_position_embeddings, "the tokenizer gives {} tokens, the text encoder takes {}")]:
         if a!=b: raise ValueError(f"the parts in {folder} do not fit each other: " + what.format(a,b))
 
-# %% ../nbs/06_pipeline.ipynb #d56b6ce1
+# %% ../nbs/06_pipeline.ipynb #d8e4c586
 @patch(cls_method=True)
 def from_pretrained(cls:StableDiffusion,
     path:str|Path=None, # A folder, or the id of a Stable Diffusion 1.x or 2.x on the Hugging Face Hub; None is `$MINIAI_MODEL`, or else the embedded model
@@ -393,7 +393,7 @@ def from_pretrained(cls:StableDiffusion,
     _check_fit(tokenizer, text_encoder, unet, vae, folder)
     return cls(tokenizer, text_encoder, unet, _load_scheduler(folder), vae)
 
-# %% ../nbs/06_pipeline.ipynb #a994ab1f
+# %% ../nbs/06_pipeline.ipynb #24cbaf6f
 def _strip(
     sd:StableDiffusion, # The pipeline
     prompts:list, # What to draw
@@ -409,7 +409,7 @@ def _strip(
     columns = [decode(latents, sd.vae) for latents in spaced(seen, n)]
     return image_grid([im for row in zip(*columns) for im in row], ncols=len(columns))
 
-# %% ../nbs/06_pipeline.ipynb #fed979fa
+# %% ../nbs/06_pipeline.ipynb #3b8064c4
 @contextmanager
 def _one_sentence():
     "Say what went wrong without a traceback, and end with exit code 2"
@@ -421,7 +421,7 @@ def _one_sentence():
             raise SystemExit(2) from None
         except KeyboardInterrupt: raise SystemExit("miniai: stopped") from None
 
-# %% ../nbs/06_pipeline.ipynb #83339e17
+# %% ../nbs/06_pipeline.ipynb #5b62897b
 @call_parse
 def main(
     *prompts:str, # What to draw; several make a contact sheet

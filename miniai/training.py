@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['all_captions', 'stages', 'Trained', 'batch_generator', 'learning_rate', 'MuonAdamW', 'train', 'save_checkpoint',
-           'steps_done', 'train_tokenizer', 'token_ids', 'caption_ids', 'fits', 'new_clip', 'CLIPLoss', 'show_losses',
-           'new_vae', 'VAELoss', 'psnr', 'encode_all', 'new_unet', 'new_scheduler', 'UNetLoss', 'halves', 'save_part',
-           'save_clip', 'save_vae', 'save_unet', 'keep_record', 'encoded', 'forget_after', 'run', 'train_clip',
-           'train_vae', 'train_unet', 'main']
+           'steps_done', 'resume', 'train_tokenizer', 'token_ids', 'caption_ids', 'fits', 'new_clip', 'CLIPLoss',
+           'show_losses', 'new_vae', 'VAELoss', 'psnr', 'encode_all', 'new_unet', 'new_scheduler', 'UNetLoss', 'halves',
+           'save_part', 'save_clip', 'save_vae', 'save_unet', 'keep_record', 'encoded', 'forget_after', 'run',
+           'train_clip', 'train_vae', 'train_unet', 'main']
 
-# %% ../nbs/09_training.ipynb #99d7b110
+# %% ../nbs/09_training.ipynb #57ea40b3
 import itertools,json,math,shutil
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +20,7 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from diffusers import AutoencoderKL,DDIMScheduler,UNet2DConditionModel
 from diffusers.training_utils import EMAModel,compute_snr
+from fastcore.basics import patch
 from fastcore.script import call_parse
 from safetensors.torch import load_file,save_file
 from transformers import CLIPConfig,CLIPModel,CLIPTextModel,CLIPTokenizer
@@ -28,14 +29,14 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 from .core import progress_bar
 from .fashion import *
 
-# %% ../nbs/09_training.ipynb #3feae903
+# %% ../nbs/09_training.ipynb #84ee1196
 class Trained(NamedTuple):
     "What one training step yields."
     step:int # steps done
     loss:Tensor # the loss of this step, a scalar
     average:nn.Module # the model with averaged weights (EMA); see `averaged`
 
-# %% ../nbs/09_training.ipynb #18b8b038
+# %% ../nbs/09_training.ipynb #2498403e
 def batch_generator(
     step:int, # number of the batch
     process:int=0, # number of the process
@@ -51,7 +52,7 @@ def learning_rate(
     "Linear warm-up, then half a cosine down to zero (Loshchilov and Hutter 2017, equation 5)."
     return min(1, (step+1)/warmup) * (1 + math.cos(math.pi*min(step, steps)/steps))/2
 
-# %% ../nbs/09_training.ipynb #91ac604c
+# %% ../nbs/09_training.ipynb #20428b5b
 class MuonAdamW:
     "Muon for weight matrices and convolutions, AdamW for every other parameter; the same learning rate for both."
     def __init__(self,
@@ -75,11 +76,15 @@ class MuonAdamW:
             opt.step()
             opt.zero_grad()
 
-    def state_dict(self): return [o.state_dict() for o in self.optimizers]
-    def load_state_dict(self, states):
-        for o,state in zip(self.optimizers, states): o.load_state_dict(state)
+# %% ../nbs/09_training.ipynb #4b81b3e0
+@patch
+def state_dict(self:MuonAdamW): return [o.state_dict() for o in self.optimizers]
 
-# %% ../nbs/09_training.ipynb #a5e3b2eb
+@patch
+def load_state_dict(self:MuonAdamW, states):
+    for o,state in zip(self.optimizers, states): o.load_state_dict(state)
+
+# %% ../nbs/09_training.ipynb #f7633592
 def train(
     loss:nn.Module, # called with a `torch.Generator`, returns a scalar loss; its parameters are trained, in place
     *,
@@ -94,10 +99,7 @@ def train(
     acc = accelerator or Accelerator()
     net,params = acc.prepare(loss),[p for p in loss.parameters() if p.requires_grad]
     opt,average = MuonAdamW(net, lr),EMAModel(params, decay=ema)
-    acc.register_for_checkpointing(opt, average)
-    done = steps_done(checkpoint) if checkpoint else 0
-    if done: acc.load_state(str(checkpoint))
-    for step in range(done, steps):
+    for step in range(resume(acc, checkpoint, opt, average), steps):
         with acc.autocast(): value = net(batch_generator(step, acc.process_index))
         acc.backward(value)
         acc.clip_grad_norm_(params, 1.)
@@ -107,7 +109,7 @@ def train(
         yield Trained(step+1, value.detach(), average)
     average.copy_to(params)
 
-# %% ../nbs/09_training.ipynb #8658122b
+# %% ../nbs/09_training.ipynb #e99f2bd3
 def save_checkpoint(acc, folder, step):
     "Write the state of a run to `folder`, replacing the last one only when the new one is whole."
     folder,new = Path(folder),Path(f'{folder}.new')
@@ -120,10 +122,17 @@ def save_checkpoint(acc, folder, step):
 
 def steps_done(folder)->int:
     "How many steps the checkpoint in `folder` has behind it; 0 without one."
-    file = Path(folder)/'step.json'
-    return json.loads(file.read_text()) if file.exists() else 0
+    file = Path(folder or '')/'step.json'
+    return json.loads(file.read_text()) if folder and file.exists() else 0
 
-# %% ../nbs/09_training.ipynb #0727d766
+def resume(acc, folder, *parts)->int:
+    "Put `parts` under the checkpoint's care, load it if there is one, and say how many steps it has behind it."
+    acc.register_for_checkpointing(*parts)
+    done = steps_done(folder)
+    if done: acc.load_state(str(folder))
+    return done
+
+# %% ../nbs/09_training.ipynb #f4522c47
 all_captions = sorted({caption(row, i) for row in combinations().tolist() for i in range(len(phrasings))})
 
 def train_tokenizer(
@@ -145,19 +154,19 @@ def train_tokenizer(
     (folder/'tokenizer_config.json').write_text(json.dumps(config, indent=1))
     return CLIPTokenizer.from_pretrained(folder)
 
-# %% ../nbs/09_training.ipynb #f191adf9
+# %% ../nbs/09_training.ipynb #68f7e572
 def token_ids(tokenizer, texts)->Tensor: # int64 (n, model_max_length)
     "The ids of `texts`, padded and cut to the length that the text encoder takes."
     return tokenizer(texts, padding='max_length', truncation=True, max_length=tokenizer.model_max_length, return_tensors='pt').input_ids
 
-# %% ../nbs/09_training.ipynb #432f4cf5
+# %% ../nbs/09_training.ipynb #b7304f25
 def caption_ids(tokenizer)->Tensor: # int64 (10,8,8,16,length): garment, colour, background, phrasing, token
     "The token ids of every caption there can be, so that training need not tokenize."
     every = itertools.product(garments, colors, backgrounds)
     ids = token_ids(tokenizer, [phrase(*names) for names in every for phrase in phrasings])
     return ids.view(len(garments), len(colors), len(backgrounds), len(phrasings), -1)
 
-# %% ../nbs/09_training.ipynb #dfae9985
+# %% ../nbs/09_training.ipynb #1d588400
 def fits(
     rows:Tensor, # int64 (n,3) combinations
     phrasing:Tensor, # int64 (n,) how each is captioned
@@ -165,7 +174,7 @@ def fits(
     "Which captions fit which pictures: all that they mention is there."
     return ((rows[:,None]==rows[None]) | ~mentions[phrasing]).all(-1).float()
 
-# %% ../nbs/09_training.ipynb #959f5727
+# %% ../nbs/09_training.ipynb #0f3731af
 def new_clip(
     tokenizer, # whose tokens it reads
     width:int=128, # of both transformers and of the vectors they end in
@@ -177,7 +186,7 @@ def new_clip(
     vision = dict(layer, num_hidden_layers=4, image_size=picture_size, patch_size=16)
     return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=width))
 
-# %% ../nbs/09_training.ipynb #e4f7b651
+# %% ../nbs/09_training.ipynb #03f9b49a
 class CLIPLoss(nn.Module):
     "Contrastive loss of a CLIP model (Radford et al. 2021), with every caption that fits a picture counted as right."
     def __init__(self, clip:CLIPModel, tokenizer, pictures:Pictures, batch_size:int=128):
@@ -202,7 +211,7 @@ class CLIPLoss(nn.Module):
         right = fits(rows, phrasing).to(device)
         return sum(-(right*logits.log_softmax(dim)).sum(dim)/right.sum(dim) for dim in (0,1)).mean()/2
 
-# %% ../nbs/09_training.ipynb #fc6a47b4
+# %% ../nbs/09_training.ipynb #23066094
 def show_losses(
     stage:str, # clip, vae or unet
     folder, # of records of the loss
@@ -213,7 +222,7 @@ def show_losses(
     ax.plot(steps, losses)
     ax.set(xlabel='step', ylabel='loss', title=stage, ylim=(0, 4*min(losses)))
 
-# %% ../nbs/09_training.ipynb #17ccc72b
+# %% ../nbs/09_training.ipynb #32518c7e
 def new_vae()->AutoencoderKL:
     "A small VAE with random weights: 64×64×3 → 8×8×4."
     vae = AutoencoderKL(sample_size=picture_size, block_out_channels=(16,32,64,64), norm_num_groups=8, layers_per_block=1,
@@ -237,7 +246,7 @@ class VAELoss(nn.Module):
         error = self.model.decode(latents.mean + latents.std*noise).sample.float() - x
         return error.abs().mean() + error.square().mean() + 1e-6*latents.kl().mean()
 
-# %% ../nbs/09_training.ipynb #711f7fe3
+# %% ../nbs/09_training.ipynb #508491de
 @torch.no_grad()
 def psnr(
     vae:AutoencoderKL,
@@ -248,7 +257,7 @@ def psnr(
     again = (vae.decode(latents).sample/2 + 0.5).clamp(0, 1).cpu()
     return -10*(again-x).square().mean((1,2,3)).log10()
 
-# %% ../nbs/09_training.ipynb #2a0f6834
+# %% ../nbs/09_training.ipynb #d19221fb
 @torch.no_grad()
 def encode_all(
     vae:AutoencoderKL,
@@ -263,20 +272,20 @@ def encode_all(
         pick = rows[torch.randint(len(rows), (min(100, n-i),), generator=generator)]
         yield vae.encode(pictures(pick, generator).to(vae.device)*2-1).latent_dist.mode().float().cpu(), pick
 
-# %% ../nbs/09_training.ipynb #f0d7d5f2
+# %% ../nbs/09_training.ipynb #e0a20fbd
 def new_unet()->UNet2DConditionModel:
     "A small UNet with random weights: 8×8×4 latents, 128-wide text embeddings."
     return UNet2DConditionModel(sample_size=picture_size//8, block_out_channels=(64,128), layers_per_block=1, norm_num_groups=16,
         attention_head_dim=4, cross_attention_dim=128, down_block_types=('CrossAttnDownBlock2D',)*2, up_block_types=('CrossAttnUpBlock2D',)*2)
 
-# %% ../nbs/09_training.ipynb #261e9dd7
+# %% ../nbs/09_training.ipynb #7d65bdd5
 def new_scheduler(
     beta_end:float=0.02, # the last variance added; 0.012 in Stable Diffusion
 )->DDIMScheduler:
     "The scaled linear schedule of Stable Diffusion 1.x, with more noise at the end."
     return DDIMScheduler(beta_start=0.00085, beta_end=beta_end, beta_schedule='scaled_linear', clip_sample=False, set_alpha_to_one=False, steps_offset=1)
 
-# %% ../nbs/09_training.ipynb #c57159ca
+# %% ../nbs/09_training.ipynb #c39c5a4c
 class UNetLoss(nn.Module):
     "Error of the predicted noise (Ho et al. 2020, equation 14), weighted by min-SNR (Hang et al. 2023, equation 9)."
     def __init__(self, unet, text_encoder, tokenizer, latents:Tensor, rows:Tensor, batch_size:int=64, drop:float=0.1, gamma:float=5.):
@@ -299,7 +308,7 @@ class UNetLoss(nn.Module):
         snr = compute_snr(self.scheduler, t).to(device)
         return (error.square().mean((1,2,3)) * (self.gamma/snr).clamp(max=1)).mean()
 
-# %% ../nbs/09_training.ipynb #06d77de3
+# %% ../nbs/09_training.ipynb #88efb0f0
 def halves(
     state:dict, # tensors by name
 )->dict: # the same, with floating point numbers in half precision
@@ -315,7 +324,7 @@ def save_part(
     file, = Path(folder).glob('*.safetensors')
     save_file(halves(load_file(file)), file, metadata={'format':'pt'})
 
-# %% ../nbs/09_training.ipynb #9166960b
+# %% ../nbs/09_training.ipynb #8bf3959b
 def save_clip(clip:CLIPModel, tokenizer, out):
     "Save all of CLIP in `out/clip`, and its text half, which the pipeline needs, in `out/text_encoder`."
     save_part(clip, out/'clip')
@@ -327,7 +336,7 @@ def save_clip(clip:CLIPModel, tokenizer, out):
     text.load_state_dict(clip.text_model.state_dict())
     save_part(text, out/'text_encoder')
 
-# %% ../nbs/09_training.ipynb #9f676401
+# %% ../nbs/09_training.ipynb #d18530cc
 def save_vae(vae:AutoencoderKL, pictures:Pictures, out):
     "Measure the scaling factor, and save the VAE with it."
     latents = torch.cat([z for z,_ in encode_all(vae, pictures, 2000)])
@@ -345,7 +354,7 @@ def save_unet(unet, out):
 
 _classes = dict(tokenizer='CLIPTokenizer', text_encoder='CLIPTextModel', unet='UNet2DConditionModel', scheduler='DDIMScheduler', vae='AutoencoderKL')
 
-# %% ../nbs/09_training.ipynb #f12404f8
+# %% ../nbs/09_training.ipynb #7a754ea3
 def keep_record(checkpoints, stage, out):
     "Put the record of the loss of a stage beside the weights that came of it."
     (out/'training').mkdir(exist_ok=True)
@@ -361,13 +370,13 @@ def encoded(out, pictures, n, checkpoints):
     kept = load_file(file)
     return kept['latents'],kept['rows']
 
-# %% ../nbs/09_training.ipynb #397946cd
+# %% ../nbs/09_training.ipynb #278ee560
 def forget_after(record, step):
     "Drop the lines of a record that a run resumed at `step` writes again."
     lines = record.read_text().splitlines(True) if record.exists() else []
     record.write_text(''.join(line for line in lines if int(line.split(',')[0])<=step))
 
-# %% ../nbs/09_training.ipynb #a282b4a6
+# %% ../nbs/09_training.ipynb #39978b5b
 def run(
     loss:nn.Module, # what to train
     name:str, # of the stage
@@ -391,7 +400,7 @@ def run(
         with record.open('a') as f: f.write(f'{o.step},{mean:.5f}\n')
     return loss.model.eval()
 
-# %% ../nbs/09_training.ipynb #b614cae9
+# %% ../nbs/09_training.ipynb #e8596243
 def train_clip(out, checkpoints, pictures, steps, accelerator):
     "Train CLIP; its text half is the pipeline's text encoder."
     tokenizer = train_tokenizer(all_captions, out/'tokenizer')
@@ -409,7 +418,7 @@ def train_unet(out, checkpoints, pictures, steps, accelerator):
     loss = UNetLoss(new_unet(), text_encoder, tokenizer, *encoded(out, pictures, min(40_000, 64*steps), checkpoints))
     save_unet(run(loss, 'unet', checkpoints, steps=steps, lr=2e-3, accelerator=accelerator), out)
 
-# %% ../nbs/09_training.ipynb #986a0525
+# %% ../nbs/09_training.ipynb #8f8997cf
 stages = dict(clip=train_clip, vae=train_vae, unet=train_unet)
 
 @call_parse
