@@ -7,7 +7,7 @@ __all__ = ['background_color', 'garment_color', 'Judge', 'JudgeLoss', 'judge_fil
            'frechet_distance', 'score', 'to_tensor', 'draw', 'largest_share', 'clip_accuracy', 'load_clip',
            'some_combinations', 'measure', 'evaluate', 'as_markdown', 'main']
 
-# %% ../nbs/10_evaluation.ipynb #0c370ce5
+# %% ../nbs/10_evaluation.ipynb #09dd78cb
 import json
 from importlib.resources import files
 from pathlib import Path
@@ -21,7 +21,7 @@ from .fashion import *
 from .pipeline import StableDiffusion,_quiet
 from .training import halves,psnr,run,token_ids
 
-# %% ../nbs/10_evaluation.ipynb #4269aade
+# %% ../nbs/10_evaluation.ipynb #145481b0
 _palette = [torch.stack([rgb[o] for o in names]) for names in (colors,backgrounds)]
 
 def background_color(
@@ -32,7 +32,7 @@ def background_color(
     frame[2:-2,2:-2] = False
     return torch.cdist(x[:,:,frame].median(2).values, _palette[1]).argmin(1)
 
-# %% ../nbs/10_evaluation.ipynb #918eb2d9
+# %% ../nbs/10_evaluation.ipynb #fe406620
 def garment_color(
     x:Tensor, # (n,3,h,w) pictures in [0,1]
 )->Tensor: # int64 (n,), index into `colors`; -1 where there is nothing but background
@@ -46,7 +46,7 @@ def garment_color(
         if len(pixels): names[i] = torch.cdist(pixels, mixtures.flatten(1,2)).amin(2).mean(1).argmin()
     return names
 
-# %% ../nbs/10_evaluation.ipynb #1767a23d
+# %% ../nbs/10_evaluation.ipynb #efa59614
 class Judge(nn.Module):
     "Which of the ten garments is in a picture?"
     def __init__(self, width:int=32):
@@ -64,7 +64,7 @@ class Judge(nn.Module):
 
     def forward(self, x): return self.head(self.features(x))
 
-# %% ../nbs/10_evaluation.ipynb #36eeaed3
+# %% ../nbs/10_evaluation.ipynb #197a8772
 class JudgeLoss(nn.Module):
     "Cross-entropy of the judge on real pictures."
     def __init__(self, judge:Judge, pictures:Pictures, batch_size:int=64):
@@ -76,7 +76,7 @@ class JudgeLoss(nn.Module):
         device = self.model.head.weight.device
         return F.cross_entropy(self.model(self.pictures(rows, generator).to(device)), rows[:,0].to(device))
 
-# %% ../nbs/10_evaluation.ipynb #6366cc57
+# %% ../nbs/10_evaluation.ipynb #d2feeac8
 def judge_file()->Path: # a safetensors file
     "Where the weights of the judge are."
     return Path(str(files('miniai')/'models'/'judge.safetensors'))
@@ -88,7 +88,7 @@ def load_judge()->Judge:
     return judge.eval().requires_grad_(False)
 
 def train_judge(
-    steps:int=4000, # of 64 pictures
+    steps:int=2200, # of 64 pictures
     checkpoints='checkpoints', # folder for a checkpoint and the losses
     data=None, # folder with Fashion-MNIST
 ):
@@ -96,7 +96,7 @@ def train_judge(
     judge = run(JudgeLoss(Judge(), Pictures(*load_fashion_mnist('train', path=data, download=True))), 'judge', checkpoints, steps=steps, lr=3e-3, ema=0.99)
     save_file(halves(judge.state_dict()), judge_file())
 
-# %% ../nbs/10_evaluation.ipynb #438fce8e
+# %% ../nbs/10_evaluation.ipynb #1a7f2135
 def frechet_distance(
     a:Tensor, # (n,d) features
     b:Tensor, # (m,d) features
@@ -106,7 +106,7 @@ def frechet_distance(
     roots = torch.linalg.eigvals(a.T.cov()@b.T.cov()).real.clamp(min=0).sqrt()
     return ((a.mean(0)-b.mean(0)).square().sum() + a.T.cov().trace() + b.T.cov().trace() - 2*roots.sum()).item()
 
-# %% ../nbs/10_evaluation.ipynb #a3294047
+# %% ../nbs/10_evaluation.ipynb #f27fde2f
 def score(
     x:Tensor, # (n,3,64,64) pictures in [0,1]
     rows:Tensor, # int64 (n,3) the combinations they should show
@@ -119,7 +119,7 @@ def score(
     garment,color,background = (said==rows).float().mean(0).tolist()
     return dict(garment=garment, color=color, background=background, frechet=frechet_distance(seen, features))
 
-# %% ../nbs/10_evaluation.ipynb #b114d6b4
+# %% ../nbs/10_evaluation.ipynb #70952673
 def to_tensor(
     pictures, # n PIL images of one size
 )->Tensor: # (n,3,h,w) in [0,1]
@@ -137,7 +137,7 @@ def draw(
     starts = progress_bar(range(0, len(prompts), batch_size), desc='drawing')
     return torch.cat([to_tensor(sd(prompts[i:i+batch_size], seed=i, progress=False, **kwargs)) for i in starts])
 
-# %% ../nbs/10_evaluation.ipynb #51328e7c
+# %% ../nbs/10_evaluation.ipynb #230f367e
 def largest_share(
     sd:StableDiffusion,
     n:int=500, # pictures
@@ -148,7 +148,7 @@ def largest_share(
     share = lambda picks: (picks.bincount(minlength=8).max()/n).item()
     return dict(color=share(garment_color(x).clamp(min=0)), background=share(background_color(x)))
 
-# %% ../nbs/10_evaluation.ipynb #817935ca
+# %% ../nbs/10_evaluation.ipynb #c0504583
 @torch.no_grad()
 def clip_accuracy(
     clip:CLIPModel,
@@ -169,7 +169,7 @@ def load_clip(
     path = Path(path or embedded_model())
     with _quiet(): return CLIPModel.from_pretrained(path/'clip').eval(), CLIPTokenizer.from_pretrained(path/'tokenizer')
 
-# %% ../nbs/10_evaluation.ipynb #e4986876
+# %% ../nbs/10_evaluation.ipynb #9539d923
 def some_combinations(
     held_out:bool, # kept from training, or not
     n:int=504, # how many
@@ -189,7 +189,7 @@ def measure(
     return {name: score(make(rows), rows, judge, features)
             for name,rows in (('seen', some_combinations(False, n)), ('held out', some_combinations(True, n)))}
 
-# %% ../nbs/10_evaluation.ipynb #48d37522
+# %% ../nbs/10_evaluation.ipynb #49479db6
 def evaluate(
     sd:StableDiffusion,
     clip:tuple, # see `load_clip`
@@ -212,7 +212,7 @@ def evaluate(
         return dict(table=table, n=n, num_inference_steps=num_inference_steps, psnr=psnr(sd.vae, x).mean().item(), clip=clip_accuracy(*clip, x, rows),
                     largest_share=largest_share(sd, n, guidance_scale=3, num_inference_steps=num_inference_steps))
 
-# %% ../nbs/10_evaluation.ipynb #a1f81e9d
+# %% ../nbs/10_evaluation.ipynb #fb21c115
 def as_markdown(
     result:dict, # of `evaluate`
 )->str:
@@ -226,7 +226,7 @@ def as_markdown(
         f"{result['clip']['color']:.1%} of the colours right. Where the prompt names no colour, at guidance 3, the commonest one has {result['largest_share']['color']:.1%} of the garments and",
         f"{result['largest_share']['background']:.1%} of the backgrounds (even: 12.5%)."])
 
-# %% ../nbs/10_evaluation.ipynb #685a4026
+# %% ../nbs/10_evaluation.ipynb #2e8ffbf3
 @call_parse
 def main(
     model:str=None, # Folder of a model; without it, the embedded one

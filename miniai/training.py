@@ -9,7 +9,7 @@ __all__ = ['all_captions', 'stages', 'Trained', 'batch_generator', 'learning_rat
            'save_part', 'save_clip', 'save_vae', 'save_unet', 'keep_record', 'encoded', 'forget_after', 'run',
            'train_clip', 'train_vae', 'train_unet', 'main']
 
-# %% ../nbs/09_training.ipynb #57ea40b3
+# %% ../nbs/09_training.ipynb #fdd8ae9e
 import itertools,json,math,shutil
 from pathlib import Path
 from typing import NamedTuple
@@ -29,14 +29,14 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 from .core import progress_bar
 from .fashion import *
 
-# %% ../nbs/09_training.ipynb #84ee1196
+# %% ../nbs/09_training.ipynb #19e898c7
 class Trained(NamedTuple):
     "What one training step yields."
     step:int # steps done
     loss:Tensor # the loss of this step, a scalar
-    average:nn.Module # the model with averaged weights (EMA); see `averaged`
+    average:EMAModel # the averaged weights (EMA)
 
-# %% ../nbs/09_training.ipynb #2498403e
+# %% ../nbs/09_training.ipynb #482b12a6
 def batch_generator(
     step:int, # number of the batch
     process:int=0, # number of the process
@@ -52,7 +52,7 @@ def learning_rate(
     "Linear warm-up, then half a cosine down to zero (Loshchilov and Hutter 2017, equation 5)."
     return min(1, (step+1)/warmup) * (1 + math.cos(math.pi*min(step, steps)/steps))/2
 
-# %% ../nbs/09_training.ipynb #20428b5b
+# %% ../nbs/09_training.ipynb #ee14e5af
 class MuonAdamW:
     "Muon for weight matrices and convolutions, AdamW for every other parameter; the same learning rate for both."
     def __init__(self,
@@ -76,7 +76,7 @@ class MuonAdamW:
             opt.step()
             opt.zero_grad()
 
-# %% ../nbs/09_training.ipynb #4b81b3e0
+# %% ../nbs/09_training.ipynb #6a06a8e3
 @patch
 def state_dict(self:MuonAdamW): return [o.state_dict() for o in self.optimizers]
 
@@ -84,7 +84,7 @@ def state_dict(self:MuonAdamW): return [o.state_dict() for o in self.optimizers]
 def load_state_dict(self:MuonAdamW, states):
     for o,state in zip(self.optimizers, states): o.load_state_dict(state)
 
-# %% ../nbs/09_training.ipynb #f7633592
+# %% ../nbs/09_training.ipynb #0c4a2fe3
 def train(
     loss:nn.Module, # called with a `torch.Generator`, returns a scalar loss; its parameters are trained, in place
     *,
@@ -109,13 +109,13 @@ def train(
         yield Trained(step+1, value.detach(), average)
     average.copy_to(params)
 
-# %% ../nbs/09_training.ipynb #e99f2bd3
+# %% ../nbs/09_training.ipynb #5b758beb
 def save_checkpoint(acc, folder, step):
     "Write the state of a run to `folder`, replacing the last one only when the new one is whole."
     folder,new = Path(folder),Path(f'{folder}.new')
-    if not acc.is_main_process: return
-    shutil.rmtree(new, ignore_errors=True)
     acc.save_state(str(new))
+    acc.wait_for_everyone()
+    if not acc.is_main_process: return
     (new/'step.json').write_text(json.dumps(step))
     shutil.rmtree(folder, ignore_errors=True)
     new.rename(folder)
@@ -132,7 +132,7 @@ def resume(acc, folder, *parts)->int:
     if done: acc.load_state(str(folder))
     return done
 
-# %% ../nbs/09_training.ipynb #f4522c47
+# %% ../nbs/09_training.ipynb #e8b39d63
 all_captions = sorted({caption(row, i) for row in combinations().tolist() for i in range(len(phrasings))})
 
 def train_tokenizer(
@@ -154,19 +154,19 @@ def train_tokenizer(
     (folder/'tokenizer_config.json').write_text(json.dumps(config, indent=1))
     return CLIPTokenizer.from_pretrained(folder)
 
-# %% ../nbs/09_training.ipynb #68f7e572
+# %% ../nbs/09_training.ipynb #e1f003f1
 def token_ids(tokenizer, texts)->Tensor: # int64 (n, model_max_length)
     "The ids of `texts`, padded and cut to the length that the text encoder takes."
     return tokenizer(texts, padding='max_length', truncation=True, max_length=tokenizer.model_max_length, return_tensors='pt').input_ids
 
-# %% ../nbs/09_training.ipynb #b7304f25
+# %% ../nbs/09_training.ipynb #ce1f4c31
 def caption_ids(tokenizer)->Tensor: # int64 (10,8,8,16,length): garment, colour, background, phrasing, token
     "The token ids of every caption there can be, so that training need not tokenize."
     every = itertools.product(garments, colors, backgrounds)
     ids = token_ids(tokenizer, [phrase(*names) for names in every for phrase in phrasings])
     return ids.view(len(garments), len(colors), len(backgrounds), len(phrasings), -1)
 
-# %% ../nbs/09_training.ipynb #1d588400
+# %% ../nbs/09_training.ipynb #192c1c62
 def fits(
     rows:Tensor, # int64 (n,3) combinations
     phrasing:Tensor, # int64 (n,) how each is captioned
@@ -174,7 +174,7 @@ def fits(
     "Which captions fit which pictures: all that they mention is there."
     return ((rows[:,None]==rows[None]) | ~mentions[phrasing]).all(-1).float()
 
-# %% ../nbs/09_training.ipynb #0f3731af
+# %% ../nbs/09_training.ipynb #63b04708
 def new_clip(
     tokenizer, # whose tokens it reads
     width:int=128, # of both transformers and of the vectors they end in
@@ -186,7 +186,7 @@ def new_clip(
     vision = dict(layer, num_hidden_layers=4, image_size=picture_size, patch_size=16)
     return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=width))
 
-# %% ../nbs/09_training.ipynb #03f9b49a
+# %% ../nbs/09_training.ipynb #f73a6579
 class CLIPLoss(nn.Module):
     "Contrastive loss of a CLIP model (Radford et al. 2021), with every caption that fits a picture counted as right."
     def __init__(self, clip:CLIPModel, tokenizer, pictures:Pictures, batch_size:int=128):
@@ -211,7 +211,7 @@ class CLIPLoss(nn.Module):
         right = fits(rows, phrasing).to(device)
         return sum(-(right*logits.log_softmax(dim)).sum(dim)/right.sum(dim) for dim in (0,1)).mean()/2
 
-# %% ../nbs/09_training.ipynb #23066094
+# %% ../nbs/09_training.ipynb #6bc277e4
 def show_losses(
     stage:str, # clip, vae or unet
     folder, # of records of the loss
@@ -222,7 +222,7 @@ def show_losses(
     ax.plot(steps, losses)
     ax.set(xlabel='step', ylabel='loss', title=stage, ylim=(0, 4*min(losses)))
 
-# %% ../nbs/09_training.ipynb #32518c7e
+# %% ../nbs/09_training.ipynb #18a9e958
 def new_vae()->AutoencoderKL:
     "A small VAE with random weights: 64×64×3 → 8×8×4."
     vae = AutoencoderKL(sample_size=picture_size, block_out_channels=(16,32,64,64), norm_num_groups=8, layers_per_block=1,
@@ -246,7 +246,7 @@ class VAELoss(nn.Module):
         error = self.model.decode(latents.mean + latents.std*noise).sample.float() - x
         return error.abs().mean() + error.square().mean() + 1e-6*latents.kl().mean()
 
-# %% ../nbs/09_training.ipynb #508491de
+# %% ../nbs/09_training.ipynb #44202d8a
 @torch.no_grad()
 def psnr(
     vae:AutoencoderKL,
@@ -257,7 +257,7 @@ def psnr(
     again = (vae.decode(latents).sample/2 + 0.5).clamp(0, 1).cpu()
     return -10*(again-x).square().mean((1,2,3)).log10()
 
-# %% ../nbs/09_training.ipynb #d19221fb
+# %% ../nbs/09_training.ipynb #5aaf48c6
 @torch.no_grad()
 def encode_all(
     vae:AutoencoderKL,
@@ -272,22 +272,22 @@ def encode_all(
         pick = rows[torch.randint(len(rows), (min(100, n-i),), generator=generator)]
         yield vae.encode(pictures(pick, generator).to(vae.device)*2-1).latent_dist.mode().float().cpu(), pick
 
-# %% ../nbs/09_training.ipynb #e0a20fbd
+# %% ../nbs/09_training.ipynb #98e659ca
 def new_unet()->UNet2DConditionModel:
     "A small UNet with random weights: 8×8×4 latents, 128-wide text embeddings."
     return UNet2DConditionModel(sample_size=picture_size//8, block_out_channels=(64,128), layers_per_block=1, norm_num_groups=16,
         attention_head_dim=4, cross_attention_dim=128, down_block_types=('CrossAttnDownBlock2D',)*2, up_block_types=('CrossAttnUpBlock2D',)*2)
 
-# %% ../nbs/09_training.ipynb #7d65bdd5
+# %% ../nbs/09_training.ipynb #4b5cfaca
 def new_scheduler(
     beta_end:float=0.02, # the last variance added; 0.012 in Stable Diffusion
 )->DDIMScheduler:
     "The scaled linear schedule of Stable Diffusion 1.x, with more noise at the end."
     return DDIMScheduler(beta_start=0.00085, beta_end=beta_end, beta_schedule='scaled_linear', clip_sample=False, set_alpha_to_one=False, steps_offset=1)
 
-# %% ../nbs/09_training.ipynb #c39c5a4c
+# %% ../nbs/09_training.ipynb #5f4010e1
 class UNetLoss(nn.Module):
-    "Error of the predicted noise (Ho et al. 2020, equation 14), weighted by min-SNR (Hang et al. 2023, equation 9)."
+    "Error of the predicted noise (Ho et al. 2020, equation 14), weighted by min-SNR (Hang et al. 2023)."
     def __init__(self, unet, text_encoder, tokenizer, latents:Tensor, rows:Tensor, batch_size:int=64, drop:float=0.1, gamma:float=5.):
         super().__init__()
         self.model,self.text_encoder = unet,text_encoder.requires_grad_(False)
@@ -308,7 +308,7 @@ class UNetLoss(nn.Module):
         snr = compute_snr(self.scheduler, t).to(device)
         return (error.square().mean((1,2,3)) * (self.gamma/snr).clamp(max=1)).mean()
 
-# %% ../nbs/09_training.ipynb #88efb0f0
+# %% ../nbs/09_training.ipynb #c784611b
 def halves(
     state:dict, # tensors by name
 )->dict: # the same, with floating point numbers in half precision
@@ -324,7 +324,7 @@ def save_part(
     file, = Path(folder).glob('*.safetensors')
     save_file(halves(load_file(file)), file, metadata={'format':'pt'})
 
-# %% ../nbs/09_training.ipynb #8bf3959b
+# %% ../nbs/09_training.ipynb #5ef1959d
 def save_clip(clip:CLIPModel, tokenizer, out):
     "Save all of CLIP in `out/clip`, and its text half, which the pipeline needs, in `out/text_encoder`."
     save_part(clip, out/'clip')
@@ -336,7 +336,7 @@ def save_clip(clip:CLIPModel, tokenizer, out):
     text.load_state_dict(clip.text_model.state_dict())
     save_part(text, out/'text_encoder')
 
-# %% ../nbs/09_training.ipynb #d18530cc
+# %% ../nbs/09_training.ipynb #37fc133c
 def save_vae(vae:AutoencoderKL, pictures:Pictures, out):
     "Measure the scaling factor, and save the VAE with it."
     latents = torch.cat([z for z,_ in encode_all(vae, pictures, 2000)])
@@ -354,7 +354,7 @@ def save_unet(unet, out):
 
 _classes = dict(tokenizer='CLIPTokenizer', text_encoder='CLIPTextModel', unet='UNet2DConditionModel', scheduler='DDIMScheduler', vae='AutoencoderKL')
 
-# %% ../nbs/09_training.ipynb #7a754ea3
+# %% ../nbs/09_training.ipynb #fb55aaed
 def keep_record(checkpoints, stage, out):
     "Put the record of the loss of a stage beside the weights that came of it."
     (out/'training').mkdir(exist_ok=True)
@@ -370,13 +370,13 @@ def encoded(out, pictures, n, checkpoints):
     kept = load_file(file)
     return kept['latents'],kept['rows']
 
-# %% ../nbs/09_training.ipynb #278ee560
+# %% ../nbs/09_training.ipynb #08e66dd7
 def forget_after(record, step):
     "Drop the lines of a record that a run resumed at `step` writes again."
     lines = record.read_text().splitlines(True) if record.exists() else []
     record.write_text(''.join(line for line in lines if int(line.split(',')[0])<=step))
 
-# %% ../nbs/09_training.ipynb #39978b5b
+# %% ../nbs/09_training.ipynb #78be6d34
 def run(
     loss:nn.Module, # what to train
     name:str, # of the stage
@@ -400,7 +400,7 @@ def run(
         with record.open('a') as f: f.write(f'{o.step},{mean:.5f}\n')
     return loss.model.eval()
 
-# %% ../nbs/09_training.ipynb #e8596243
+# %% ../nbs/09_training.ipynb #7d145dff
 def train_clip(out, checkpoints, pictures, steps, accelerator):
     "Train CLIP; its text half is the pipeline's text encoder."
     tokenizer = train_tokenizer(all_captions, out/'tokenizer')
@@ -418,7 +418,7 @@ def train_unet(out, checkpoints, pictures, steps, accelerator):
     loss = UNetLoss(new_unet(), text_encoder, tokenizer, *encoded(out, pictures, min(40_000, 64*steps), checkpoints))
     save_unet(run(loss, 'unet', checkpoints, steps=steps, lr=2e-3, accelerator=accelerator), out)
 
-# %% ../nbs/09_training.ipynb #8f8997cf
+# %% ../nbs/09_training.ipynb #1709aa63
 stages = dict(clip=train_clip, vae=train_vae, unet=train_unet)
 
 @call_parse
