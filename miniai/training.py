@@ -14,7 +14,7 @@ import itertools,json,math,shutil
 from pathlib import Path
 from typing import NamedTuple
 import matplotlib.pyplot as plt
-import diffusers, torch, torch.nn.functional as F
+import diffusers, torch
 from torch import Tensor,nn
 from accelerate import Accelerator
 from accelerate.utils import set_seed
