@@ -24,6 +24,6 @@ setup(
     install_requires=s['requirements'].split(),
     extras_require={x: s[f'{x}_requirements'].split() for x in ('dev', 'nbdev2')},
     packages=[s['lib_path']],
-    package_data={s['lib_path']: ['models/**/*', 'data/**/*']},
+    package_data={s['lib_path']: ['models/**/*', 'data/**/*', 'measured/*']},
     entry_points=dict(console_scripts=[s['console_scripts']], nbdev=[f"{s['lib_path']}={s['lib_path']}._modidx:d"]),
     zip_safe=False)

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['style', 'hub_model', 'to_image', 'show_image', 'show_images', 'spaced', 'show_strip', 'show_heatmap', 'image_grid',
            'image_path', 'save_image', 'half_blocks', 'progress_bar', 'default_device', 'default_dtype',
-           'embedded_model']
+           'embedded_model', 'save_measured', 'measured']
 
-# %% ../nbs/00_core.ipynb #12bd63df
-import os, sys
+# %% ../nbs/00_core.ipynb #e5c85d33
+import json, os, sys
 from math import ceil
 from pathlib import Path
 from textwrap import fill
@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 import miniai
 
-# %% ../nbs/00_core.ipynb #3fe037a3
+# %% ../nbs/00_core.ipynb #5ede03b5
 def to_image(
     x:Image.Image|torch.Tensor|np.ndarray, # A picture: PIL, tensor `(c,h,w)` or `(h,w)`, array `(h,w,c)` or `(h,w)`; floats in [0,1], or uint8
 )->Image.Image: # `L`, `RGB` or `RGBA`
@@ -37,14 +37,14 @@ def to_image(
     if x.dtype!=np.uint8: x = (np.nan_to_num(x).clip(0,1)*255).round().astype(np.uint8)
     return Image.fromarray(x)
 
-# %% ../nbs/00_core.ipynb #c6090b32
+# %% ../nbs/00_core.ipynb #e4ff8fdc
 style = {'figure.facecolor':'white', 'savefig.facecolor':'white', 'figure.dpi':100, 'figure.figsize':(4,2.5),
          'figure.constrained_layout.use':True, 'font.size':9, 'axes.titlesize':9, 'axes.spines.top':False, 'axes.spines.right':False,
          'image.cmap':'gray', 'image.interpolation':'nearest',
          'axes.prop_cycle':plt.cycler(color=['#0072B2','#E69F00','#009E73','#CC79A7','#D55E00','#56B4E9','#F0E442','#000000'])}
 plt.rcParams.update(style)
 
-# %% ../nbs/00_core.ipynb #777ccfd1
+# %% ../nbs/00_core.ipynb #2992c8ed
 def show_image(
     im, # A picture in any form that `to_image` takes
     title:str=None, # Written above it
@@ -59,7 +59,7 @@ def show_image(
     ax.set_title('' if title is None else title)
     ax.axis('off')
 
-# %% ../nbs/00_core.ipynb #a08f27f1
+# %% ../nbs/00_core.ipynb #8148788d
 def show_images(
     ims, # Pictures in any form that `to_image` takes, or one tensor `(n,c,h,w)`
     titles=None, # A title for each picture
@@ -80,7 +80,7 @@ def show_images(
     for ax in axs: ax.axis('off')
     for im,title,ax in zip(ims, titles, axs): show_image(im, title, ax=ax)
 
-# %% ../nbs/00_core.ipynb #bcf1aff1
+# %% ../nbs/00_core.ipynb #33374720
 def spaced(
     items, # Anything with an order
     n:int, # How many to keep
@@ -91,7 +91,7 @@ def spaced(
     if len(items)<=n: return items
     return [items[i] for i in np.linspace(0, len(items)-1, n).round().astype(int)] if n>1 else items[-1:]
 
-# %% ../nbs/00_core.ipynb #af699f09
+# %% ../nbs/00_core.ipynb #a679a0df
 def show_strip(
     ims, # Pictures, in order
     titles=None, # A title for each picture
@@ -104,7 +104,7 @@ def show_strip(
     shown = spaced(zip(ims, [None]*len(ims) if titles is None else titles), n)
     show_images([im for im,_ in shown], [title for _,title in shown], ncols=len(shown), size=size)
 
-# %% ../nbs/00_core.ipynb #d674879e
+# %% ../nbs/00_core.ipynb #f9ce9884
 def show_heatmap(
     values, # Numbers `(rows, columns)`: a tensor, an array or lists
     rows=None, # A label for each row
@@ -127,7 +127,7 @@ def show_heatmap(
     for (i,j),v in np.ndenumerate(values):
         if fmt: ax.text(j, i, format(v,fmt), ha='center', va='center', fontsize=8, color='white' if v<middle else 'black')
 
-# %% ../nbs/00_core.ipynb #80bfc71e
+# %% ../nbs/00_core.ipynb #1c05cc28
 def image_grid(
     ims, # Pictures in any form that `to_image` takes, all of one size
     *,
@@ -144,7 +144,7 @@ def image_grid(
     for i,im in enumerate(ims): sheet.paste(im, (i%ncols*w, i//ncols*h))
     return sheet
 
-# %% ../nbs/00_core.ipynb #6915aaaa
+# %% ../nbs/00_core.ipynb #ba8f79a8
 def image_path(
     path, # Where a picture shall be written; the ending names the format, as in `boot.png`
 )->Path: # The same
@@ -156,7 +156,7 @@ def image_path(
     if path.is_dir(): raise IsADirectoryError(f"{str(path)!r} is a folder: give the name of a file")
     return path
 
-# %% ../nbs/00_core.ipynb #4449fba4
+# %% ../nbs/00_core.ipynb #3ade8afd
 def save_image(
     im, # A picture in any form that `to_image` takes
     path, # Where to; see `image_path`
@@ -170,7 +170,7 @@ def save_image(
     finally: partial.unlink(missing_ok=True)
     return path
 
-# %% ../nbs/00_core.ipynb #a0d0f5bf
+# %% ../nbs/00_core.ipynb #314a6af7
 def half_blocks(
     im, # A picture in any form that `to_image` takes
     width:int=64, # Characters in a line; a wider picture is made smaller
@@ -183,7 +183,7 @@ def half_blocks(
     line = lambda top,low: ''.join(color(38,a)+color(48,b)+'▀' for a,b in zip(top,low)) + '\x1b[0m'
     return '\n'.join(line(top,low) for top,low in zip(pixels[::2], pixels[1::2]))
 
-# %% ../nbs/00_core.ipynb #deaae88b
+# %% ../nbs/00_core.ipynb #b0ae4791
 def progress_bar(
     items, # What to go through
     *,
@@ -196,20 +196,20 @@ def progress_bar(
     if disable or not watched: kwargs['disable'] = True
     return tqdm(items, total=total, leave=False, delay=2 if in_notebook() else 0, **kwargs)
 
-# %% ../nbs/00_core.ipynb #94c45bd1
+# %% ../nbs/00_core.ipynb #e1864ec3
 def default_device()->str: # 'cuda', 'mps' or 'cpu'
     "The fastest device of this machine"
     if torch.cuda.is_available(): return 'cuda'
     return 'mps' if torch.backends.mps.is_available() else 'cpu'
 
-# %% ../nbs/00_core.ipynb #b96b04a5
+# %% ../nbs/00_core.ipynb #d63b95ca
 def default_dtype(
     device:str|torch.device, # Where the numbers will live
 )->torch.dtype: # float16 on CUDA, else float32
     "The precision that fits a device"
     return torch.float16 if torch.device(device).type=='cuda' else torch.float32
 
-# %% ../nbs/00_core.ipynb #f128881a
+# %% ../nbs/00_core.ipynb #6b8d1acf
 def embedded_model(
     name:str=None, # A model that comes with the package; None is 'fashion'
 )->Path: # Its folder
@@ -220,5 +220,28 @@ def embedded_model(
     names = sorted(p.parent.name for p in models.glob('*/model_index.json'))
     raise FileNotFoundError(f"no embedded model is called {name or 'fashion'!r}; the package holds: {', '.join(names) or 'none'}")
 
-# %% ../nbs/00_core.ipynb #6c88a984
+# %% ../nbs/00_core.ipynb #ccc36a85
 hub_model = 'stable-diffusion-v1-5/stable-diffusion-v1-5'
+
+# %% ../nbs/00_core.ipynb #0dd345f3
+_measured = Path(miniai.__path__[0])/'measured'
+
+def save_measured(
+    name:str, # What was measured
+    results, # Lists, dicts, texts and numbers
+)->Path: # The file written
+    "Keep what a command measured, for a notebook to show"
+    _measured.mkdir(exist_ok=True)
+    file = _measured/f'{name}.json'
+    partial = file.with_suffix('.part')
+    partial.write_text(json.dumps(results, indent=1, ensure_ascii=False) + '\n', encoding='utf-8')
+    return partial.replace(file)
+
+def measured(
+    name:str, # What was measured
+): # As it was given to `save_measured`
+    "What a command measured and `save_measured` kept"
+    file = _measured/f'{name}.json'
+    if file.is_file(): return json.loads(file.read_text(encoding='utf-8'))
+    there = ', '.join(sorted(p.stem for p in _measured.glob('*.json'))) or 'nothing'
+    raise FileNotFoundError(f"nothing was measured by the name of {name!r}; there is: {there}")
