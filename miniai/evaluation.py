@@ -131,11 +131,12 @@ def draw(
     prompts, # strings
     *,
     batch_size:int=20,
+    seed:int=0, # of the first picture
     **kwargs, # passed to `sd`
 )->Tensor: # (n,3,h,w) in [0,1]
-    "A picture for each prompt; picture i has seed i."
+    "A picture for each prompt; picture i has seed `seed`+i."
     starts = progress_bar(range(0, len(prompts), batch_size), desc='drawing')
-    return torch.cat([to_tensor(sd(prompts[i:i+batch_size], seed=i, progress=False, **kwargs)) for i in starts])
+    return torch.cat([to_tensor(sd(prompts[i:i+batch_size], seed=seed+i, progress=False, **kwargs)) for i in starts])
 
 # %% ../nbs/10_evaluation.ipynb #230f367e
 def largest_share(
