@@ -8,11 +8,11 @@ __all__ = ['encode_text', 'Step', 'denoise', 'decode', 'StableDiffusion', 'main'
 # %% ../nbs/06_pipeline.ipynb #659b5702
 import inspect, json, os, random, re, shutil, sys, warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
 from math import isfinite
 from numbers import Integral, Real
 from pathlib import Path
-from typing import NamedTuple
 
 # %% ../nbs/06_pipeline.ipynb #c5447682
 import torch
@@ -23,6 +23,7 @@ from PIL import Image
 from torch import Tensor
 
 from .core import *
+from .unet import guided_noise
 
 # %% ../nbs/06_pipeline.ipynb #1ac423bf
 def _texts(
@@ -61,12 +62,19 @@ def encode_text(
     with torch.no_grad(): return text_encoder(tokens.input_ids.to(device), **mask).last_hidden_state
 
 # %% ../nbs/06_pipeline.ipynb #dc0d6fd7
-class Step(NamedTuple):
-    "What `denoise` has after one step of the scheduler"
+@dataclass(eq=False)
+class Step:
+    "What `denoise` has after one step of the scheduler; what is assigned to it holds for the steps that follow"
     index:int # 0 for the first step
     timestep:Tensor # The timestep just undone
     latents:Tensor # (n, channels, height, width), with less noise than before
     noise_pred:Tensor # The network's prediction after guidance, of the same shape
+    pred_original_sample:Tensor=None # What the scheduler expects the last latents to be; some do not say
+    timesteps:Tensor=None # All timesteps of this run
+    embeddings:Tensor=None # (n, length, width), of the prompts
+    uncond_embeddings:Tensor=None # Likewise, of the negative prompts
+    guidance_scale:float=1. # How far to go from `uncond_embeddings` towards `embeddings`
+    stop:bool=False # Shall this step be the last?
 
 # %% ../nbs/06_pipeline.ipynb #d268937b
 def _guidance_embedding(
@@ -80,30 +88,54 @@ def _guidance_embedding(
     return get_timestep_embedding(scales, dim, downscale_freq_shift=1).to(like)
 
 # %% ../nbs/06_pipeline.ipynb #29dc19b9
-def _predict(unet, latents, timestep, embeddings, **cond):
-    "What `unet` takes for noise in `latents`"
-    with torch.inference_mode(): noise_pred = unet(latents, timestep, encoder_hidden_states=embeddings, **cond).sample
-    return noise_pred.clone()
+def _predict(unet, latents, step):
+    "What `unet` takes for noise in `latents`, guided as `step` says"
+    scale,dim = step.guidance_scale,getattr(unet.config, 'time_cond_proj_dim', None)
+    if dim: return guided_noise(unet, latents, step.timestep, step.embeddings, timestep_cond=_guidance_embedding(scale, dim, latents))
+    return guided_noise(unet, latents, step.timestep, step.embeddings, step.uncond_embeddings if scale>1 else None, scale)
 
-# %% ../nbs/06_pipeline.ipynb #c197946a
+# %% ../nbs/06_pipeline.ipynb #b3be27a5
+def _check_scale(guidance_scale):
+    "Complain of a guidance scale that cannot be meant"
+    if not isinstance(guidance_scale, Real): raise TypeError(f"guidance_scale is a number, not {guidance_scale!r}")
+    if not isfinite(guidance_scale): raise ValueError(f"guidance_scale is {guidance_scale}; give a finite number, 7.5 for example, or 1 for no guidance")
+
+# %% ../nbs/06_pipeline.ipynb #41045070
+def _check_step(step, unet):
+    "Complain of what does not fit together in a step, or does not fit the network"
+    _check_scale(step.guidance_scale)
+    top = getattr(unet.config, '_max_guidance_scale', None)
+    if top and not 1<=step.guidance_scale<=top: raise ValueError(f"guidance_scale is {step.guidance_scale}; this distilled U-Net knows scales from 1 to {top:g}")
+    for name,x,ndim in ('latents',step.latents,4), ('embeddings',step.embeddings,3):
+        if not isinstance(x, Tensor): raise TypeError(f"{name} is a tensor, not {type(x).__name__}")
+        if x.ndim!=ndim: raise ValueError(f"{name} has {ndim} dimensions, not the shape {tuple(x.shape)}")
+    (n,channels),(m,_,width) = step.latents.shape[:2],step.embeddings.shape
+    if channels!=unet.config.in_channels:
+        raise ValueError(f"latents has {channels} channels, shape {tuple(step.latents.shape)}, but the U-Net takes {unet.config.in_channels}")
+    takes = getattr(unet.config, 'cross_attention_dim', width)
+    if width!=takes: raise ValueError(f"embeddings are {width} wide, but the U-Net takes {takes}")
+    if m!=n: raise ValueError(f"{n} latents, but embeddings of {m} prompts: give one an image")
+    if step.uncond_embeddings is not None and step.uncond_embeddings.shape!=step.embeddings.shape:
+        raise ValueError(f"uncond_embeddings has shape {tuple(step.uncond_embeddings.shape)}, embeddings {tuple(step.embeddings.shape)}: they must be equal")
+
+# %% ../nbs/06_pipeline.ipynb #f10ea4f2
 @torch.no_grad()
-def _denoise(latents, embeddings, unet, scheduler, uncond_embeddings, guidance_scale, num_inference_steps, generator):
+def _denoise(step, unet, scheduler, num_inference_steps, generator, start):
     "The steps of `denoise`, once its arguments are checked"
-    guided = uncond_embeddings is not None
-    if guided: embeddings = torch.cat([uncond_embeddings, embeddings])
-    cond_dim = getattr(unet.config, 'time_cond_proj_dim', None)
-    cond = dict(timestep_cond=_guidance_embedding(guidance_scale, cond_dim, latents)) if cond_dim else {}
     fresh = dict(generator=generator) if 'generator' in inspect.signature(scheduler.step).parameters else {}
-    scheduler.set_timesteps(num_inference_steps, device=latents.device)
-    latents = latents * scheduler.init_noise_sigma
-    for i,t in enumerate(scheduler.timesteps):
-        inputs = scheduler.scale_model_input(torch.cat([latents]*2) if guided else latents, t)
-        noise_pred = _predict(unet, inputs, t, embeddings, **cond)
-        if guided:
-            uncond,text = noise_pred.chunk(2)
-            noise_pred = uncond + guidance_scale*(text-uncond)
-        latents = scheduler.step(noise_pred, t, latents, **fresh).prev_sample
-        yield Step(i, t, latents, noise_pred)
+    scheduler.set_timesteps(num_inference_steps, device=step.latents.device)
+    timesteps = scheduler.timesteps[start or 0:]
+    if not len(timesteps): raise ValueError(f"start is {start}, but there are only {len(scheduler.timesteps)} timesteps: nothing is left to do")
+    if start is None: step.latents = step.latents * scheduler.init_noise_sigma
+    elif hasattr(scheduler, 'set_begin_index'): scheduler.set_begin_index(start)
+    for i,t in enumerate(timesteps):
+        step = replace(step, index=i, timestep=t, timesteps=timesteps)
+        noise_pred = _predict(unet, scheduler.scale_model_input(step.latents, t), step)
+        done = scheduler.step(noise_pred, t, step.latents, **fresh)
+        step = replace(step, latents=done.prev_sample, noise_pred=noise_pred, pred_original_sample=getattr(done, 'pred_original_sample', None))
+        yield step
+        if step.stop: return
+        _check_step(step, unet)
 
 # %% ../nbs/06_pipeline.ipynb #d4b41b3e
 def _check_run(num_inference_steps, guidance_scale):
@@ -111,27 +143,11 @@ def _check_run(num_inference_steps, guidance_scale):
     if not isinstance(num_inference_steps, Integral) or isinstance(num_inference_steps, bool):
         raise TypeError(f"num_inference_steps is a whole number, not {num_inference_steps!r}")
     if num_inference_steps<1: raise ValueError(f"num_inference_steps is {num_inference_steps}; it takes at least 1 step to make a picture")
-    if not isinstance(guidance_scale, Real): raise TypeError(f"guidance_scale is a number, not {guidance_scale!r}")
-    if not isfinite(guidance_scale): raise ValueError(f"guidance_scale is {guidance_scale}; give a finite number, 7.5 for example, or 1 for no guidance")
+    _check_scale(guidance_scale)
 
 # %% ../nbs/06_pipeline.ipynb #132c9dda
-def _check_latents(latents, embeddings, uncond_embeddings, unet):
-    "Complain of tensors that do not fit each other or the network"
-    for name,x,ndim in ('latents',latents,4), ('embeddings',embeddings,3):
-        if not isinstance(x, Tensor): raise TypeError(f"{name} is a tensor, not {type(x).__name__}")
-        if x.ndim!=ndim: raise ValueError(f"{name} has {ndim} dimensions, not the shape {tuple(x.shape)}")
-    n,channels = latents.shape[:2]
-    if channels!=unet.config.in_channels:
-        raise ValueError(f"latents has {channels} channels, shape {tuple(latents.shape)}, but the U-Net takes {unet.config.in_channels}")
-    width = getattr(unet.config, 'cross_attention_dim', embeddings.shape[2])
-    if embeddings.shape[2]!=width: raise ValueError(f"embeddings are {embeddings.shape[2]} wide, but the U-Net takes {width}")
-    if len(embeddings)!=n: raise ValueError(f"{n} latents, but embeddings of {len(embeddings)} prompts: give one an image")
-    if uncond_embeddings is not None and uncond_embeddings.shape!=embeddings.shape:
-        raise ValueError(f"uncond_embeddings has shape {tuple(uncond_embeddings.shape)}, embeddings {tuple(embeddings.shape)}: they must be equal")
-
-# %% ../nbs/06_pipeline.ipynb #2a2a869e
 def denoise(
-    latents:Tensor, # (n, channels, height, width), pure noise of variance 1
+    latents:Tensor, # (n, channels, height, width), pure noise of variance 1, unless `start` says otherwise
     embeddings:Tensor, # (n, length, width), of the prompts
     unet, # Noise prediction, such as a `UNet2DConditionModel`
     scheduler, # Any of diffusers' or ours; it serves one run at a time, and each starts it afresh
@@ -140,12 +156,14 @@ def denoise(
     guidance_scale:float=7.5, # How far to go from `uncond_embeddings` towards `embeddings`; up to 1 is no guidance
     num_inference_steps:int=50, # Steps of the scheduler; some, like PNDM, add one or more of their own
     generator=None, # Source of the noise that some schedulers add: a `torch.Generator`, or a list with one for each image
-)->Iterator[Step]: # One for each of `scheduler.timesteps`
+    start:int=None, # How many of the scheduler's timesteps to leave out; `latents` are then as noisy as the next one wants them
+)->Iterator[Step]: # One for each timestep
     "Turn noise into the latents of pictures, step by step"
     _check_run(num_inference_steps, guidance_scale)
-    _check_latents(latents, embeddings, uncond_embeddings, unet)
-    if guidance_scale<=1 or getattr(unet.config, 'time_cond_proj_dim', None): uncond_embeddings = None
-    return _denoise(latents, embeddings, unet, scheduler, uncond_embeddings, guidance_scale, num_inference_steps, generator)
+    if start is not None and (not isinstance(start, Integral) or start<0): raise ValueError(f"start is a number of timesteps to leave out, not {start!r}")
+    step = Step(-1, None, latents, None, embeddings=embeddings, uncond_embeddings=uncond_embeddings, guidance_scale=guidance_scale)
+    _check_step(step, unet)
+    return _denoise(step, unet, scheduler, num_inference_steps, generator, start)
 
 # %% ../nbs/06_pipeline.ipynb #49808830
 @torch.inference_mode()
@@ -166,9 +184,41 @@ class StableDiffusion:
         unet, # Noisy latents to a prediction of the noise
         scheduler, # How much noise, when
         vae, # Latents to pictures
-    ): self.tokenizer,self.text_encoder,self.unet,self.scheduler,self.vae = tokenizer,text_encoder,unet,scheduler,vae
+        *,
+        callbacks:list=(), # Functions that are shown each `Step` of every run, and may change it
+    ):
+        self.tokenizer,self.text_encoder,self.unet,self.scheduler,self.vae = tokenizer,text_encoder,unet,scheduler,vae
+        if callbacks: self.callbacks = callbacks
+
+    callbacks = ()
 
     def __repr__(self): return f"{type(self).__name__}({', '.join(f'{k}={type(v).__name__}' for k,v in vars(self).items())})"
+
+# %% ../nbs/06_pipeline.ipynb #dedc26fc
+def _check_callbacks(callbacks):
+    "Complain of callbacks that cannot be called"
+    if not isinstance(callbacks, (list,tuple)): raise TypeError(f"callbacks is a list of functions, not {type(callbacks).__name__}: put it in brackets")
+    for callback in callbacks:
+        if isinstance(callback, type): raise TypeError(f"the callback {callback.__name__} is a class: give an object, as in {callback.__name__}(...)")
+        if not callable(callback): raise TypeError(f"every callback is a function or an object with __call__, but there is {callback!r}")
+
+def _show(step, callbacks, unet):
+    "Call each of `callbacks` with `step`; a complaint has its name"
+    for i,callback in enumerate(callbacks):
+        try:
+            callback(step)
+            _check_step(step, unet)
+        except Exception as e:
+            name = getattr(callback, '__name__', None) or type(callback).__name__
+            raise RuntimeError(f"callbacks[{i}], {name}, failed at step {step.index} with {type(e).__name__}: {e}") from e
+
+# %% ../nbs/06_pipeline.ipynb #6fa04506
+def _with_callbacks(steps, callbacks, unet):
+    "`steps`, each of them shown to all `callbacks` first"
+    with closing(steps):
+        for step in steps:
+            _show(step, callbacks, unet)
+            yield step
 
 # %% ../nbs/06_pipeline.ipynb #6559103b
 def _sources(
@@ -243,18 +293,22 @@ def steps(self:StableDiffusion,
     generator=None, # Source of noise: a `torch.Generator`, a list with one for each image, or an object with `randn(*shape)`
     seed:int|list=None, # Instead of `generator`: image i starts from seed+i, or from the i-th of a list
     latents:Tensor=None, # Pure noise (n, channels, height/8, width/8) to start from; None draws it
+    start:int=None, # How many timesteps to leave out, see `denoise`; needs `latents`
 )->Iterator[Step]: # See `denoise`
     "Draw `prompt` step by step"
     _check_run(num_inference_steps, guidance_scale)
+    _check_callbacks(self.callbacks)
+    if start is not None and latents is None: raise ValueError("with start the run begins halfway: give the latents it begins with")
     prompts = _texts(prompt)
     n = len(prompts)
     negatives = _negatives(negative_prompt, n)
     source,shape = _sources(seed, generator, n), self._shape(n, height, width, latents)
     if latents is None: latents = _noise(shape, source)
     embeddings = encode_text(prompts, self.tokenizer, self.text_encoder)
-    uncond = encode_text(negatives, self.tokenizer, self.text_encoder).expand_as(embeddings) if guidance_scale>1 else None
-    return denoise(latents.to(embeddings), embeddings, self.unet, self.scheduler, uncond_embeddings=uncond,
-        guidance_scale=guidance_scale, num_inference_steps=num_inference_steps, generator=source)
+    uncond = encode_text(negatives, self.tokenizer, self.text_encoder).expand_as(embeddings)
+    steps = denoise(latents.to(embeddings), embeddings, self.unet, self.scheduler, uncond_embeddings=uncond,
+        guidance_scale=guidance_scale, num_inference_steps=num_inference_steps, generator=source, start=start)
+    return _with_callbacks(steps, self.callbacks, self.unet) if self.callbacks else steps
 
 # %% ../nbs/06_pipeline.ipynb #f335cfab
 @patch
@@ -267,7 +321,7 @@ def __call__(self:StableDiffusion,
 )->list: # PIL images, one for each prompt
     "Draw `prompt`"
     bar = progress_bar(self.steps(prompt, **kwargs), disable=not progress)
-    for step in bar: bar.total = len(self.scheduler.timesteps)
+    for step in bar: bar.total = len(step.timesteps)
     return decode(step.latents, self.vae)
 
 # %% ../nbs/06_pipeline.ipynb #9af802c2
@@ -404,7 +458,7 @@ def _strip(
     bar = progress_bar(sd.steps(prompts, **kwargs))
     seen = []
     for step in bar:
-        bar.total = len(sd.scheduler.timesteps)
+        bar.total = len(step.timesteps)
         seen.append(step.latents)
     columns = [decode(latents, sd.vae) for latents in spaced(seen, n)]
     return image_grid([im for row in zip(*columns) for im in row], ncols=len(columns))

@@ -1,5 +1,5 @@
 "What `miniai.pipeline` promises beyond its notebook: the library's pictures, every image its own, and plain words about bad input"
-import copy, fcntl, functools, inspect, json, math, os, pty, re, shutil, struct, subprocess, sys, termios, warnings
+import copy, dataclasses, fcntl, functools, inspect, json, math, os, pty, re, shutil, struct, subprocess, sys, termios, warnings
 from pathlib import Path
 
 import diffusers, numpy as np, pytest, torch, transformers
@@ -235,7 +235,7 @@ def test_denoise_is_a_generator_of_steps(sd):
     assert [s.index for s in steps] == list(range(5))
     assert [s.timestep.item() for s in steps] == sd.scheduler.timesteps.tolist()
     assert all(isinstance(s, Step) and s.latents.shape==s.noise_pred.shape==(1,4,8,8) for s in steps)
-    assert Step._fields == ('index','timestep','latents','noise_pred')
+    assert [f.name for f in dataclasses.fields(Step)][:4] == ['index','timestep','latents','noise_pred']
 
 
 @pytest.mark.parametrize('name', schedulers)
@@ -324,13 +324,180 @@ def test_parts_are_replaceable(sd):
     assert difference(own(prompt, seed=0, num_inference_steps=3), sd(prompt, seed=0, num_inference_steps=3)) > 1
 
 
+# What the consumer of a step may change
+
+@pytest.mark.parametrize('name', schedulers)
+def test_only_what_is_assigned_changes_the_run(sd, name):
+    scheduler = scheduler_like(sd.scheduler, name)
+    coat = encode_text('a coat', sd.tokenizer, sd.text_encoder)
+    def last(change):
+        for step in run(sd, scheduler=scheduler, generator=torch.Generator().manual_seed(0)):
+            if step.index==1: change(step)
+        return step.latents
+    plain = last(lambda step: None)
+    assert torch.equal(plain, last(lambda step: setattr(step, 'latents', step.latents.clone())))
+    for name,value in dict(latents=torch.ones(1,4,8,8), guidance_scale=3., embeddings=coat, uncond_embeddings=coat).items():
+        assert not torch.allclose(plain, last(lambda step: setattr(step, name, value)), atol=1e-3)
+
+
+def test_what_a_step_is_given_is_what_the_network_gets(sd):
+    asked = []
+    hook = sd.unet.register_forward_pre_hook(lambda module,args,kwargs: asked.append((args[0].clone(), kwargs['encoder_hidden_states'].clone())), with_kwargs=True)
+    other = encode_text(['a coat','a bag'], sd.tokenizer, sd.text_encoder)
+    for step in run(sd):
+        if step.index==0: step.guidance_scale = 1
+        if step.index==1: step.latents,step.embeddings = torch.zeros_like(step.latents),other[:1]
+        if step.index==2: step.guidance_scale,step.uncond_embeddings = 2.,other[1:]
+    hook.remove()
+    assert [len(x) for x,_ in asked] == [2,1,1,2,2]
+    assert torch.equal(asked[2][0], torch.zeros(1,4,8,8)) and torch.equal(asked[2][1], other[:1])
+    assert torch.equal(asked[3][1], other.flip(0))
+
+
+def test_guidance_of_each_step_is_the_one_it_was_given(sd):
+    "By hand, with DDIM, which remembers nothing"
+    embeddings = encode_text([prompt,''], sd.tokenizer, sd.text_encoder)
+    x = _noise((1,4,8,8), _sources(0, None, 1))
+    for step in run(sd, guidance_scale=1.5):
+        t = step.timestep
+        with torch.no_grad(): text,uncond = (sd.unet(x, t, encoder_hidden_states=e[None]).sample for e in embeddings)
+        expected = uncond + (1.5+step.index)*(text-uncond)
+        assert step.guidance_scale==1.5+step.index and torch.allclose(step.noise_pred, expected, atol=1e-4)
+        x = step.latents
+        step.guidance_scale += 1
+
+
+def test_a_step_can_end_the_run(sd):
+    for step in (steps := run(sd)): step.stop = step.index==2
+    assert step.index==2 and next(steps, None) is None
+
+
+@pytest.mark.parametrize('change,error,words', [
+    (dict(latents=torch.zeros(1,3,8,8)), ValueError, '3 channels'),
+    (dict(latents=None), TypeError, 'NoneType'),
+    (dict(latents=torch.zeros(2,4,8,8)), ValueError, '1 prompts'),
+    (dict(embeddings=torch.zeros(1,5,3)), ValueError, '3 wide'),
+    (dict(uncond_embeddings=torch.zeros(1,2,3)), ValueError, 'must be equal'),
+    (dict(guidance_scale=math.nan), ValueError, 'finite'),
+    (dict(guidance_scale='high'), TypeError, 'number')])
+def test_a_bad_change_is_named_before_the_network_is_asked(sd, change, error, words):
+    asked = []
+    hook = sd.unet.register_forward_pre_hook(lambda *args: asked.append(1))
+    steps = run(sd)
+    for k,v in change.items(): setattr(step := next(steps), k, v)
+    with pytest.raises(error, match=words): next(steps)
+    hook.remove()
+    assert len(asked)==1
+
+
+@pytest.mark.parametrize('start', [0,1,3,4])
+@pytest.mark.parametrize('name', ['DDIM','EulerDiscrete'])
+def test_a_run_can_begin_halfway(sd, name, start):
+    scheduler = scheduler_like(sd.scheduler, name)
+    whole = list(run(sd, scheduler=scheduler))
+    begin = _noise((1,4,8,8), _sources(0, None, 1))*scheduler.init_noise_sigma if start==0 else whole[start-1].latents
+    rest = list(run(sd, scheduler=scheduler, latents=begin, start=start))
+    assert [step.index for step in rest] == list(range(5-start)) and torch.equal(rest[0].timesteps, scheduler.timesteps[start:])
+    assert torch.allclose(rest[-1].latents, whole[-1].latents, atol=1e-5)
+
+
+@pytest.mark.parametrize('start,words', [(5,'nothing is left'), (-1,'-1'), (1.5,'1.5'), ('a','a')])
+def test_a_start_that_cannot_be_meant(sd, start, words):
+    with pytest.raises(ValueError, match=words): next(run(sd, start=start))
+
+
+def test_a_start_needs_latents(sd):
+    with pytest.raises(ValueError, match='give the latents'): sd.steps(prompt, start=2)
+
+
+# Callbacks
+
+def with_callbacks(sd, *callbacks): return StableDiffusion(**vars(sd), callbacks=list(callbacks))
+
+
+def test_callbacks_see_each_step_in_order_before_the_consumer(sd):
+    seen = []
+    a,b = (lambda step,name=name: seen.append((name,step.index)) for name in 'ab')
+    for step in with_callbacks(sd, a, b).steps(prompt, seed=0, num_inference_steps=3): seen.append(('loop',step.index))
+    assert seen == [(name,i) for i in range(3) for name in ('a','b','loop')]
+
+
+def test_callbacks_that_only_watch_change_nothing(sd):
+    assert difference(with_callbacks(sd, lambda step: True)(prompt, seed=0, num_inference_steps=4), sd(prompt, seed=0, num_inference_steps=4)) == 0
+
+
+def test_a_callback_sees_what_the_one_before_it_did(sd):
+    def double(step): step.guidance_scale *= 2
+    steps = list(with_callbacks(sd, double, double).steps(prompt, seed=0, num_inference_steps=3, guidance_scale=1.))
+    assert [step.guidance_scale for step in steps] == [4.,16.,64.]
+
+
+def test_guidance_can_begin_late(sd):
+    "A run that begins without guidance still knows the negative prompt"
+    def late(step): step.guidance_scale = 7.5
+    args = dict(seed=0, num_inference_steps=4, guidance_scale=1)
+    plain,guided = sd(prompt, **args),with_callbacks(sd, late)(prompt, **args)
+    assert difference(plain, guided) > 1
+    assert difference(guided, with_callbacks(sd, late)(prompt, negative_prompt='a red bag', **args)) > 1
+
+
+def test_a_callback_can_end_the_run(sd):
+    def stop(step): step.stop = step.index==1
+    own = with_callbacks(sd, stop)
+    assert len(list(own.steps(prompt, num_inference_steps=6))) == 2
+    second = [step.latents for step in sd.steps(prompt, seed=0, num_inference_steps=6)][1]
+    assert difference(own(prompt, seed=0, num_inference_steps=6), decode(second, sd.vae)) == 0
+
+
+@pytest.mark.parametrize('kind', ['function','lambda','object','method','assignment'])
+def test_a_callback_that_fails_is_named_and_the_run_ends(sd, kind):
+    class Fault:
+        def __call__(self, step): self.raise_at_two(step)
+        def raise_at_two(self, step):
+            if step.index==2: raise KeyError('no such thing')
+    def wrong(step): step.latents = step.latents[:,:1]
+    callback,name = dict(function=(Fault().raise_at_two.__func__.__get__(Fault()),'raise_at_two'), object=(Fault(),'Fault'), method=(Fault().raise_at_two,'raise_at_two'),
+        assignment=(wrong,'wrong'), **{'lambda':(lambda step: 1/(2-step.index),'<lambda>')})[kind]
+    steps = with_callbacks(sd, lambda step: None, callback).steps(prompt, seed=0, num_inference_steps=5)
+    inner = steps.gi_frame.f_locals['steps']
+    with pytest.raises(RuntimeError, match=fr'callbacks\[1\], {re.escape(name)}, failed at step {0 if kind=="assignment" else 2} with') as caught: list(steps)
+    assert type(caught.value.__cause__) in (KeyError,ZeroDivisionError,ValueError)
+    assert inner.gi_frame is None and next(steps, None) is None and torch.is_grad_enabled()
+    assert len(list(sd.steps(prompt, num_inference_steps=2))) == 2
+
+
+def test_leaving_the_loop_ends_the_run_behind_the_callbacks(sd):
+    steps = with_callbacks(sd, lambda step: None).steps(prompt, num_inference_steps=5)
+    next(steps)
+    inner = steps.gi_frame.f_locals['steps']
+    steps.close()
+    assert inner.gi_frame is None
+
+
+def test_ctrl_c_in_a_callback_stays_ctrl_c(sd):
+    def stop(step): raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt): with_callbacks(sd, stop)(prompt, num_inference_steps=2)
+
+
+def test_callbacks_can_be_given_later(sd):
+    own,seen = StableDiffusion(**vars(sd)),[]
+    own.callbacks = [seen.append]
+    own(prompt, num_inference_steps=2)
+    assert len(seen)==2 and not sd.callbacks and not StableDiffusion.callbacks
+
+
+@pytest.mark.parametrize('callbacks,words', [(print, 'in brackets'), (['print'], "'print'"), ([int], 'int is a class'), (3, 'int')])
+def test_callbacks_that_cannot_be_called(sd, callbacks, words):
+    with pytest.raises(TypeError, match=words): StableDiffusion(**vars(sd), callbacks=callbacks).steps(prompt)
+
+
 # The call
 
 def test_signatures(sd):
     parameters = lambda f: {k:p.default for k,p in inspect.signature(f).parameters.items()}
     empty = inspect.Parameter.empty
     assert parameters(sd.__call__) == dict(prompt=empty, negative_prompt='', num_inference_steps=50, guidance_scale=7.5, height=None, width=None,
-        generator=None, seed=None, latents=None, progress=True)
+        generator=None, seed=None, latents=None, start=None, progress=True)
     assert parameters(StableDiffusion.from_pretrained) == dict(path=None, device=None, dtype=None, variant=None)
     assert list(inspect.signature(encode_text).parameters) == ['prompts','tokenizer','text_encoder']
     assert list(inspect.signature(decode).parameters) == ['latents','vae']
