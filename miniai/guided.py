@@ -10,7 +10,6 @@ import shutil
 from pathlib import Path
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
 from fastcore.script import call_parse
 from torch import Tensor
 from transformers.utils.logging import disable_progress_bar
@@ -98,15 +97,11 @@ def main(
 ):
     "Distil a model and its guidance into one that makes a picture in few evaluations."
     names = ['stage-one', 'halfway', *(f'{n}-to-{n//2}' for n in halvings(start, stop))]
-    torch.set_flush_denormal(True)
-    disable_progress_bar()
-    set_seed(42)
-    folder,runs,accelerator = Path(teacher or embedded_model()),Path(checkpoints)/'guided',Accelerator(mixed_precision=precision)
-    data = teaching_data(folder, checkpoints, data, 32*guided_steps)
+    runs,accelerator = Path(checkpoints)/'guided',Accelerator(mixed_precision=precision)
+    folder,sd,*examples = teaching_data(teacher, checkpoints, data, 32*guided_steps)
     common = dict(checkpoints=runs, max_guidance=max_guidance, accelerator=accelerator)
-    student = guided_distillation(StableDiffusion.from_pretrained(folder), *data, steps=guided_steps,
-        halfway_steps=halfway_steps, grid_steps=start, **common)
-    student = halve(student, *data, start, stop, steps=steps, **common)
+    student = guided_distillation(sd, *examples, steps=guided_steps, halfway_steps=halfway_steps, grid_steps=start, **common)
+    student = halve(student, *examples, start, stop, steps=steps, **common)
     save_student(student, folder, out)
     (Path(out)/'training').mkdir(exist_ok=True)
     for name in names: shutil.copy(runs/f'{name}.csv', Path(out)/'training')

@@ -161,7 +161,7 @@ def denoise(
     "Turn noise into the latents of pictures, step by step"
     _check_run(num_inference_steps, guidance_scale)
     if start is not None and (not isinstance(start, Integral) or start<0): raise ValueError(f"start is a number of timesteps to leave out, not {start!r}")
-    step = Step(-1, None, latents, None, embeddings=embeddings, uncond_embeddings=uncond_embeddings, guidance_scale=guidance_scale)
+    step = Step(-1, None, latents.to(embeddings), None, embeddings=embeddings, uncond_embeddings=uncond_embeddings, guidance_scale=guidance_scale)
     _check_step(step, unet)
     return _denoise(step, unet, scheduler, num_inference_steps, generator, start)
 
@@ -257,6 +257,14 @@ def _negatives(
         raise ValueError(f"{len(negatives)} negative prompts for {n} prompts: give one text for all, or one each")
     return negatives
 
+# %% ../nbs/06_pipeline.ipynb #5870c40d
+@patch
+def _conditions(self:StableDiffusion, prompts, negative_prompt):
+    "The embeddings that `denoise` takes, of `prompts` and of what to keep away from"
+    negatives = _negatives(negative_prompt, len(prompts))
+    embeddings,uncond = (encode_text(texts, self.tokenizer, self.text_encoder) for texts in (prompts,negatives))
+    return dict(embeddings=embeddings, uncond_embeddings=uncond.expand_as(embeddings))
+
 # %% ../nbs/06_pipeline.ipynb #ef202f1d
 def _check_size(height, width, factor):
     "Complain of a size in pixels that latents cannot have"
@@ -300,13 +308,9 @@ def steps(self:StableDiffusion,
     _check_callbacks(self.callbacks)
     if start is not None and latents is None: raise ValueError("with start the run begins halfway: give the latents it begins with")
     prompts = _texts(prompt)
-    n = len(prompts)
-    negatives = _negatives(negative_prompt, n)
-    source,shape = _sources(seed, generator, n), self._shape(n, height, width, latents)
-    if latents is None: latents = _noise(shape, source)
-    embeddings = encode_text(prompts, self.tokenizer, self.text_encoder)
-    uncond = encode_text(negatives, self.tokenizer, self.text_encoder).expand_as(embeddings)
-    steps = denoise(latents.to(embeddings), embeddings, self.unet, self.scheduler, uncond_embeddings=uncond,
+    source,shape = _sources(seed, generator, len(prompts)), self._shape(len(prompts), height, width, latents)
+    conditions = self._conditions(prompts, negative_prompt)
+    steps = denoise(_noise(shape, source) if latents is None else latents, **conditions, unet=self.unet, scheduler=self.scheduler,
         guidance_scale=guidance_scale, num_inference_steps=num_inference_steps, generator=source, start=start)
     return _with_callbacks(steps, self.callbacks, self.unet) if self.callbacks else steps
 

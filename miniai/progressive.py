@@ -267,15 +267,21 @@ def save_student(
 
 # %% ../nbs/11_progressive_distillation.ipynb #fc3a6f75
 def teaching_data(
-    folder, # of the teacher's model
+    teacher, # folder of the teacher's model; None is the embedded one
     checkpoints, # folder where latents are kept
     data=None, # folder with Fashion-MNIST; without it, it is looked for and, if need be, downloaded
     n:int=40_000, # at most 40,000
-)->tuple: # latents (n,c,h,w) and combinations (n,3)
-    "What the embedded model was trained on, as its VAE sees it."
+)->tuple: # the folder, the teacher, latents (n,c,h,w) and combinations (n,3)
+    "A teacher, and what the embedded model was trained on as its VAE sees it: what distillation begins with."
+    torch.set_flush_denormal(True)
+    disable_progress_bar()
+    set_seed(42)
+    folder = Path(teacher or embedded_model())
     Path(checkpoints).mkdir(parents=True, exist_ok=True)
-    return encoded(Path(folder), Pictures(*load_fashion_mnist('train', path=data, download=True)), min(n, 40_000), checkpoints)
+    pictures = Pictures(*load_fashion_mnist('train', path=data, download=True))
+    return folder, StableDiffusion.from_pretrained(folder), *encoded(folder, pictures, min(n, 40_000), checkpoints)
 
+# %% ../nbs/11_progressive_distillation.ipynb #c2040897
 @call_parse
 def main(
     teacher:str=None, # Folder of the teacher's model; without it, the embedded one
@@ -289,13 +295,9 @@ def main(
 ):
     "Distil a model, without guidance, into one of few steps."
     halvings(start, stop)
-    torch.set_flush_denormal(True)
-    disable_progress_bar()
-    set_seed(42)
-    folder = Path(teacher or embedded_model())
-    sd = StableDiffusion.from_pretrained(folder)
-    student = halve(sd, *teaching_data(folder, checkpoints, data, 32*steps), start, stop, checkpoints=Path(checkpoints)/'progressive', steps=steps,
-        accelerator=Accelerator(mixed_precision=precision))
+    accelerator = Accelerator(mixed_precision=precision)
+    folder,sd,*examples = teaching_data(teacher, checkpoints, data, 32*steps)
+    student = halve(sd, *examples, start, stop, checkpoints=Path(checkpoints)/'progressive', steps=steps, accelerator=accelerator)
     save_student(student, folder, out)
 
 # %% ../nbs/11_progressive_distillation.ipynb #d3b0f3b4

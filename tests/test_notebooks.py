@@ -55,4 +55,4 @@ def test_it_closes_with_summary_and_exercises(path, nb):
     assert headings[-2:] == ['## Summary', '## Exercises']
 
 def test_its_cells_are_small(nb):
-    assert [c.source for c in code_cells(nb) if len(c.source.splitlines()) > 32] == []
+    assert [c.source for c in code_cells(nb) if len(c.source.splitlines()) > 25] == []
