@@ -161,7 +161,7 @@ def denoise(
     "Turn noise into the latents of pictures, step by step"
     _check_run(num_inference_steps, guidance_scale)
     if start is not None and (not isinstance(start, Integral) or start<0): raise ValueError(f"start is a number of timesteps to leave out, not {start!r}")
-    step = Step(-1, None, latents.to(embeddings), None, embeddings=embeddings, uncond_embeddings=uncond_embeddings, guidance_scale=guidance_scale)
+    step = Step(-1, None, latents, None, embeddings=embeddings, uncond_embeddings=uncond_embeddings, guidance_scale=guidance_scale)
     _check_step(step, unet)
     return _denoise(step, unet, scheduler, num_inference_steps, generator, start)
 
@@ -310,9 +310,9 @@ def steps(self:StableDiffusion,
     prompts = _texts(prompt)
     source,shape = _sources(seed, generator, len(prompts)), self._shape(len(prompts), height, width, latents)
     conditions = self._conditions(prompts, negative_prompt)
-    steps = denoise(_noise(shape, source) if latents is None else latents, **conditions, unet=self.unet, scheduler=self.scheduler,
-        guidance_scale=guidance_scale, num_inference_steps=num_inference_steps, generator=source, start=start)
-    return _with_callbacks(steps, self.callbacks, self.unet) if self.callbacks else steps
+    if latents is None: latents = _noise(shape, source)
+    return _with_callbacks(denoise(latents.to(conditions['embeddings']), **conditions, unet=self.unet, scheduler=self.scheduler, guidance_scale=guidance_scale,
+        num_inference_steps=num_inference_steps, generator=source, start=start), self.callbacks, self.unet)
 
 # %% ../nbs/06_pipeline.ipynb #f335cfab
 @patch
