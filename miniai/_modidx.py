@@ -71,6 +71,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'miniai.customise.Record.__call__': ('customise.html#record.__call__', 'miniai/customise.py'),
                                   'miniai.customise._between': ('customise.html#_between', 'miniai/customise.py'),
                                   'miniai.customise._controls': ('customise.html#_controls', 'miniai/customise.py'),
+                                  'miniai.customise._drawn_at': ('customise.html#_drawn_at', 'miniai/customise.py'),
                                   'miniai.customise._enlarged': ('customise.html#_enlarged', 'miniai/customise.py'),
                                   'miniai.customise._latent_mask': ('customise.html#_latent_mask', 'miniai/customise.py'),
                                   'miniai.customise._noisy': ('customise.html#_noisy', 'miniai/customise.py'),

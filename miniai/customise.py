@@ -59,6 +59,7 @@ def _enlarged(im, least=256):
     k = ceil(least/max(im.size))
     return im.resize((im.width*k, im.height*k), Image.NEAREST)
 
+# %% ../nbs/07_customise.ipynb #b114181e
 class Preview:
     "A callback that shows the picture while it is made"
     def __init__(self,
@@ -231,6 +232,15 @@ def _stations(prompts, seeds):
     return (texts*n)[:n],(seeds*n)[:n]
 
 # %% ../nbs/07_customise.ipynb #1112ac70
+def _drawn_at(sd, places, noise, seed, embeddings, uncond_embeddings, **kwargs):
+    "The pictures at `places` of a way whose stations are given"
+    e = _between(embeddings, places)
+    steps = denoise(_between(noise, places).to(e), e, sd.unet, sd.scheduler, uncond_embeddings=uncond_embeddings[:1].expand_as(e),
+        generator=_sources([seed]*len(places), None, len(places)), **kwargs)
+    *_,last = _with_callbacks(steps, sd.callbacks, sd.unet)
+    return decode(last.latents, sd.vae)
+
+# %% ../nbs/07_customise.ipynb #57ab7a99
 def interpolate(
     sd:StableDiffusion, # The pipeline
     prompts:str|list, # The stations of the way: texts, or one text for all of it
@@ -246,18 +256,12 @@ def interpolate(
     "Pictures on the way from prompt to prompt and from seed to seed"
     texts,seeds = _stations(prompts, seeds)
     if not isinstance(frames, Integral) or frames<2: raise ValueError(f"a way has a first and a last picture: frames is at least 2, not {frames!r}")
-    encode = lambda texts: encode_text(texts, sd.tokenizer, sd.text_encoder)
     noise = _noise(sd._shape(len(seeds), None, None, None), _sources(seeds, None, len(seeds)))
-    embeddings,uncond,places = encode(texts),encode(negative_prompt),np.linspace(0, len(texts)-1, frames).tolist()
-    batches = [places[i:i+batch_size] for i in range(0, frames, batch_size)]
-    pictures = []
-    for batch in progress_bar(batches, disable=not progress):
-        e,x = _between(embeddings, batch),_between(noise, batch).to(embeddings)
-        same = _sources([seeds[0]]*len(batch), None, len(batch))
-        steps = denoise(x, e, sd.unet, sd.scheduler, uncond_embeddings=uncond.expand_as(e), guidance_scale=guidance_scale, num_inference_steps=num_inference_steps, generator=same)
-        for step in _with_callbacks(steps, sd.callbacks, sd.unet): pass
-        pictures += decode(step.latents, sd.vae)
-    return pictures
+    conditions = sd._conditions(texts, negative_prompt)
+    places = np.linspace(0, len(texts)-1, frames).tolist()
+    batches = progress_bar([places[i:i+batch_size] for i in range(0, frames, batch_size)], disable=not progress)
+    how = dict(guidance_scale=guidance_scale, num_inference_steps=num_inference_steps)
+    return [im for batch in batches for im in _drawn_at(sd, batch, noise, seeds[0], **conditions, **how)]
 
 # %% ../nbs/07_customise.ipynb #77c63edd
 def save_animation(

@@ -1,4 +1,4 @@
-"What is written by a program is as that program writes it: exporting, cleaning and making README.md again changes nothing."
+"What is written by a program is as that program writes it: badges, exporting, cleaning and making README.md again change nothing."
 import shutil, subprocess, sys
 from pathlib import Path
 
@@ -12,12 +12,13 @@ def contents(folder):
     res['miniai/_modidx.py'] = res['miniai/_modidx.py'].partition(b"'syms'")[2]
     return res
 
-def test_export_clean_and_readme_change_nothing(tmp_path):
+def test_badges_export_clean_and_readme_change_nothing(tmp_path):
     for name in kept:
         ignore = shutil.ignore_patterns('__pycache__', '.ipynb_checkpoints', 'models', 'data')
         if (root/name).is_dir(): shutil.copytree(root/name, tmp_path/name, ignore=ignore)
         else: shutil.copy(root/name, tmp_path/name)
     before = contents(tmp_path)
+    subprocess.run([sys.executable, 'tools/colab.py'], cwd=tmp_path, check=True)
     for step in steps: subprocess.run([sys.executable, '-c', f'{step}; step()'], cwd=tmp_path, check=True)
     subprocess.run([sys.executable, 'tools/readme.py'], cwd=tmp_path, check=True)
     after = contents(tmp_path)
