@@ -22,7 +22,7 @@ import miniai
 
 # %% ../nbs/00_core.ipynb #5ede03b5
 def to_image(
-    x:Image.Image|torch.Tensor|np.ndarray, # A picture: PIL, tensor `(c,h,w)` or `(h,w)`, array `(h,w,c)` or `(h,w)`; floats in [0,1], or uint8
+    x:Image.Image|torch.Tensor|np.ndarray, # A picture: PIL, tensor `(c,h,w)` or `(h,w)`, array `(h,w,c)` or `(h,w)`; floats in [0,1], uint8 or uint16
 )->Image.Image: # `L`, `RGB` or `RGBA`
     "A PIL image from a picture in any of the usual forms; floats outside [0,1] are clipped"
     if isinstance(x, Image.Image): return x
@@ -34,6 +34,9 @@ def to_image(
     if x.ndim==3 and x.shape[-1]==1: x = x[...,0]
     if x.ndim not in (2,3) or x.ndim==3 and x.shape[-1] not in (3,4):
         raise ValueError(f"a picture has 1, 3 or 4 channels; this one, channels last, has shape {x.shape}")
+    if x.dtype==np.uint16: x = x/65535
+    elif x.dtype!=np.uint8 and x.dtype.kind in 'iu' and x.max(initial=0)>1:
+        raise ValueError(f"whole numbers up to {x.max()}, of type {x.dtype}, could mean several things: give uint8 (0 to 255), uint16 (0 to 65535) or floats in [0,1]")
     if x.dtype!=np.uint8: x = (np.nan_to_num(x).clip(0,1)*255).round().astype(np.uint8)
     return Image.fromarray(x)
 
@@ -120,8 +123,8 @@ def show_heatmap(
     nrows,ncols = values.shape
     if ax is None: ax = plt.subplots(figsize=(1.5+.5*ncols, 1+.4*nrows))[1]
     ax.imshow(values, cmap='viridis', aspect='auto')
-    ax.set_xticks(range(ncols) if cols is not None else [], cols, rotation=45, ha='right')
-    ax.set_yticks(range(nrows) if rows is not None else [], rows)
+    ax.set_xticks([]) if cols is None else ax.set_xticks(range(ncols), cols, rotation=45, ha='right')
+    ax.set_yticks([]) if rows is None else ax.set_yticks(range(nrows), rows)
     ax.set_title(title or '')
     middle = (np.nanmin(values)+np.nanmax(values))/2
     for (i,j),v in np.ndenumerate(values):

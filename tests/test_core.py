@@ -112,3 +112,12 @@ def test_the_embedded_model_is_found_from_anywhere(tmp_path):
 @pytest.mark.parametrize('name', ['no such model', '..', '../models/fashion', '/'])
 def test_an_unknown_model_is_named_with_those_there_are(name):
     with pytest.raises(FileNotFoundError, match='fashion'): embedded_model(name)
+
+def test_sixteen_bits_become_eight_and_unclear_whole_numbers_are_refused():
+    assert np.asarray(to_image(np.array([[0,257,65535]], np.uint16))).tolist() == [[0,1,255]]
+    assert np.asarray(to_image(torch.tensor([[0,1]]))).tolist() == [[0,255]]
+    with pytest.raises(ValueError, match='up to 255, of type int64'): to_image(torch.tensor([[0,255]]))
+
+def test_heat_maps_need_no_labels():
+    for labels in (None,None), (['a'],None), (None,['b','c']): show_heatmap([[0,1]], *labels)
+    plt.close('all')
