@@ -269,10 +269,11 @@ def save_animation(
     path, # Where to; the ending says how: .webp, .gif or .png
     *,
     fps:float=8, # Pictures in a second, up to 50
+    quality:int=None, # Of a .webp, from 0, the smallest file, to 100; None keeps every pixel
 )->Path: # The file written
     "Save pictures as a film that plays over and over"
     path = image_path(path)
-    kinds = {'.webp':dict(lossless=True), '.gif':dict(disposal=1), '.png':{}}
+    kinds = {'.webp':dict(lossless=quality is None, quality=80 if quality is None else quality), '.gif':dict(disposal=1), '.png':{}}
     if path.suffix.lower() not in kinds: raise ValueError(f"a film is saved as {', '.join(kinds)}, not as {path.suffix!r}")
     if not isinstance(fps, Real) or not 0<fps<=50: raise ValueError(f"fps is {fps!r}; give the pictures in a second, above 0 and up to 50")
     ims = [to_rgb(f) for f in frames]

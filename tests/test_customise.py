@@ -386,6 +386,11 @@ def test_inversion_in_a_batch_and_alone(sd, photos):
     with pytest.raises(ValueError, match='at least 1'): invert(sd, some, num_inference_steps=0)
 
 
+def test_a_film_of_less_quality_is_smaller(photos, tmp_path):
+    sizes = [save_animation(photos[:6], tmp_path/'film.webp', quality=q).stat().st_size for q in (10,90,None)]
+    assert sizes==sorted(sizes) and sizes[0]<sizes[1]/2
+
+
 # The explorer
 
 @pytest.fixture
