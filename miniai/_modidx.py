@@ -24,6 +24,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'miniai.core': { 'miniai.core.default_device': ('core.html#default_device', 'miniai/core.py'),
                              'miniai.core.default_dtype': ('core.html#default_dtype', 'miniai/core.py'),
                              'miniai.core.embedded_model': ('core.html#embedded_model', 'miniai/core.py'),
+                             'miniai.core.exercise': ('core.html#exercise', 'miniai/core.py'),
                              'miniai.core.half_blocks': ('core.html#half_blocks', 'miniai/core.py'),
                              'miniai.core.image_grid': ('core.html#image_grid', 'miniai/core.py'),
                              'miniai.core.image_path': ('core.html#image_path', 'miniai/core.py'),

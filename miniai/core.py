@@ -5,10 +5,12 @@
 # %% auto #0
 __all__ = ['style', 'hub_model', 'to_image', 'show_image', 'show_images', 'spaced', 'show_strip', 'show_heatmap', 'image_grid',
            'image_path', 'save_image', 'half_blocks', 'progress_bar', 'default_device', 'default_dtype',
-           'embedded_model', 'save_measured', 'measured']
+           'embedded_model', 'save_measured', 'measured', 'exercise']
 
 # %% ../nbs/00_core.ipynb #e5c85d33
 import json, os, sys
+from collections.abc import Callable
+from functools import wraps
 from math import ceil
 from pathlib import Path
 from textwrap import fill
@@ -248,3 +250,14 @@ def measured(
     if file.is_file(): return json.loads(file.read_text(encoding='utf-8'))
     there = ', '.join(sorted(p.stem for p in _measured.glob('*.json'))) or 'nothing'
     raise FileNotFoundError(f"nothing was measured by the name of {name!r}; there is: {there}")
+
+# %% ../nbs/00_core.ipynb #4d674bdd
+def exercise(
+    check:Callable, # Takes an answer; gives 'right', or a text that begins with 'not yet'
+)->Callable: # `check`, which tells of errors as it tells of everything else
+    "Let `check` take any answer, the broken ones too"
+    @wraps(check)
+    def checked(answer)->str:
+        try: return check(answer)
+        except Exception as e: return f"not yet: with this answer the check ends in {type(e).__name__}: {e}"
+    return checked
