@@ -211,7 +211,7 @@ def _img(m):
     step = -(-max(m.shape)//800)
     png = b64encode(_png(_greys(m[::step, ::step]))).decode()
     width = m.shape[1] * max(1, 252//max(m.shape)) // step
-    return f'<img style="image-rendering:pixelated;width:{width}px" src="data:image/png;base64,{png}">'
+    return f'<img alt="a Matrix of {m.shape[0]} × {m.shape[1]} numbers as a picture" style="image-rendering:pixelated;width:{width}px" src="data:image/png;base64,{png}">'
 
 # %% ../nbs/15_matrix.ipynb #2e5314b2
 @patch
