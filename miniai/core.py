@@ -197,9 +197,9 @@ def progress_bar(
     **kwargs # Passed to `tqdm`
 )->tqdm: # Iterate over it
     "Go through `items` and show how far it is, in a terminal or a notebook"
-    watched = sys.stderr.isatty() or in_notebook()
-    if disable or not watched: kwargs['disable'] = True
-    return tqdm(items, total=total, leave=False, delay=2 if in_notebook() else 0, **kwargs)
+    where = dict(file=sys.stdout, delay=2) if in_notebook() else {}
+    if disable or not (where or sys.stderr.isatty()): kwargs['disable'] = True
+    return tqdm(items, total=total, leave=False, **where, **kwargs)
 
 # %% ../nbs/00_core.ipynb #e1864ec3
 def default_device()->str: # 'cuda', 'mps' or 'cpu'
