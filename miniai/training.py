@@ -339,7 +339,7 @@ def save_clip(clip:CLIPModel, tokenizer, out):
 # %% ../nbs/09_training.ipynb #37fc133c
 def save_vae(vae:AutoencoderKL, pictures:Pictures, out):
     "Measure the scaling factor, and save the VAE with it."
-    latents = torch.cat([z for z,_ in encode_all(vae, pictures, 2000)])
+    latents = torch.cat([z for z,_ in progress_bar(encode_all(vae, pictures, 2000), total=20, desc='scaling factor')])
     vae.register_to_config(scaling_factor=round(1/latents.std().item(), 5))
     save_part(vae, out/'vae')
 
