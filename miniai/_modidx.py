@@ -531,6 +531,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'miniai.training.save_vae': ('training.html#save_vae', 'miniai/training.py'),
                                  'miniai.training.show_losses': ('training.html#show_losses', 'miniai/training.py'),
                                  'miniai.training.steps_done': ('training.html#steps_done', 'miniai/training.py'),
+                                 'miniai.training.through_vae': ('training.html#through_vae', 'miniai/training.py'),
                                  'miniai.training.token_ids': ('training.html#token_ids', 'miniai/training.py'),
                                  'miniai.training.train': ('training.html#train', 'miniai/training.py'),
                                  'miniai.training.train_clip': ('training.html#train_clip', 'miniai/training.py'),

@@ -19,7 +19,7 @@ from transformers import CLIPModel,CLIPTokenizer
 from .core import embedded_model,progress_bar
 from .fashion import *
 from .pipeline import StableDiffusion,_quiet
-from .training import halves,psnr,run,token_ids
+from .training import halves,psnr,run,through_vae,token_ids
 
 # %% ../nbs/10_evaluation.ipynb #145481b0
 _palette = [torch.stack([rgb[o] for o in names]) for names in (colors,backgrounds)]
@@ -204,11 +204,10 @@ def evaluate(
     judge,seed = load_judge(),lambda i: torch.Generator().manual_seed(i)
     features = torch.cat([judge.features(real(combinations(), seed(i))) for i in range(4)])
     x,rows = real(combinations(), seed(10)),combinations()
-    again = lambda o: (sd.vae.decode(sd.vae.encode(o*2-1).latent_dist.mode()).sample/2 + 0.5).clamp(0, 1)
     drawn = lambda g: lambda rows: draw(sd, [caption(r) for r in rows], guidance_scale=g, num_inference_steps=num_inference_steps)
     with torch.no_grad():
         table = {'real pictures': measure(lambda rows: real(rows, seed(11)), n, judge, features),
-                 'the same, through the VAE': measure(lambda rows: torch.cat([again(o) for o in real(rows, seed(11)).split(64)]), n, judge, features)}
+                 'the same, through the VAE': measure(lambda rows: torch.cat([through_vae(sd.vae, o) for o in real(rows, seed(11)).split(64)]), n, judge, features)}
         table.update({f'guidance {g:g}': measure(drawn(g), n, judge, features) for g in guidance})
         return dict(table=table, n=n, num_inference_steps=num_inference_steps, psnr=psnr(sd.vae, x).mean().item(), clip=clip_accuracy(*clip, x, rows),
                     largest_share=largest_share(sd, n, guidance_scale=3, num_inference_steps=num_inference_steps))

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['all_captions', 'stages', 'Trained', 'batch_generator', 'learning_rate', 'MuonAdamW', 'train', 'save_checkpoint',
            'steps_done', 'resume', 'train_tokenizer', 'token_ids', 'caption_ids', 'fits', 'new_clip', 'CLIPLoss',
-           'show_losses', 'new_vae', 'VAELoss', 'psnr', 'encode_all', 'new_unet', 'new_scheduler', 'UNetLoss', 'halves',
-           'save_part', 'save_clip', 'save_vae', 'save_unet', 'keep_record', 'encoded', 'forget_after', 'run',
-           'train_clip', 'train_vae', 'train_unet', 'main']
+           'show_losses', 'new_vae', 'VAELoss', 'through_vae', 'psnr', 'encode_all', 'new_unet', 'new_scheduler',
+           'UNetLoss', 'halves', 'save_part', 'save_clip', 'save_vae', 'save_unet', 'keep_record', 'encoded',
+           'forget_after', 'run', 'train_clip', 'train_vae', 'train_unet', 'main']
 
 # %% ../nbs/09_training.ipynb #fdd8ae9e
 import itertools,json,math,shutil
@@ -248,14 +248,20 @@ class VAELoss(nn.Module):
 
 # %% ../nbs/09_training.ipynb #44202d8a
 @torch.no_grad()
+def through_vae(
+    vae:AutoencoderKL,
+    x:Tensor, # (n,3,64,64) pictures in [0,1]
+)->Tensor: # (n,3,64,64) in [0,1]
+    "What is left of pictures when they have been to latents and back."
+    latents = vae.encode((x*2-1).to(vae.device, vae.dtype)).latent_dist.mode()
+    return (vae.decode(latents).sample.float()/2 + 0.5).clamp(0, 1).cpu()
+
 def psnr(
     vae:AutoencoderKL,
     x:Tensor, # (n,3,64,64) pictures in [0,1]
 )->Tensor: # (n,) dB
     "Peak signal-to-noise ratio of the reconstruction of each picture."
-    latents = vae.encode(x.to(vae.device)*2-1).latent_dist.mode()
-    again = (vae.decode(latents).sample/2 + 0.5).clamp(0, 1).cpu()
-    return -10*(again-x).square().mean((1,2,3)).log10()
+    return -10*(through_vae(vae, x)-x).square().mean((1,2,3)).log10()
 
 # %% ../nbs/09_training.ipynb #5aaf48c6
 @torch.no_grad()
@@ -270,7 +276,8 @@ def encode_all(
     for i in range(0, n, 100):
         generator = batch_generator(i, seed)
         pick = rows[torch.randint(len(rows), (min(100, n-i),), generator=generator)]
-        yield vae.encode(pictures(pick, generator).to(vae.device)*2-1).latent_dist.mode().float().cpu(), pick
+        x = pictures(pick, generator)*2-1
+        yield vae.encode(x.to(vae.device, vae.dtype)).latent_dist.mode().float().cpu(), pick
 
 # %% ../nbs/09_training.ipynb #98e659ca
 def new_unet()->UNet2DConditionModel:
