@@ -12,7 +12,7 @@ export PROMPT OUT
 
 metadata := settings.ini setup.py pyproject.toml constraints.txt
 
-.PHONY: run test lab export docs nbdev2-test clean help
+.PHONY: run test lab export docs quarto nbdev2-test clean help
 
 run: .venv/.run  ## make a picture: make run PROMPT="a green bag on a white background"
 	@mkdir -p "$$(dirname "$$OUT")"
@@ -32,14 +32,16 @@ export: .venv/.dev  ## after editing a notebook: write the modules, badges and R
 	.venv/bin/nbdev-clean
 	.venv/bin/python tools/readme.py
 
-nbdev2-test: .venv-nbdev2/.nbdev2  ## run every notebook with nbdev 2.4, and see that it exports the same
+nbdev2-test: .venv-nbdev2/.nbdev2  ## run every notebook with nbdev 2.4, and see that it exports and documents the same
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 .venv-nbdev2/bin/nbdev_test
-	.venv-nbdev2/bin/python -m pytest -q tests/test_generated.py
+	.venv-nbdev2/bin/python -m pytest -q tests/test_generated.py tests/test_docs.py
 
-docs: .venv-nbdev2/.nbdev2  ## make the documentation in _docs (needs Quarto)
+docs: quarto .venv-nbdev2/.nbdev2  ## make the documentation in _docs (needs Quarto)
 	@touch README.md && cp -p miniai/_modidx.py build/
-	PATH="$(CURDIR)/.venv-nbdev2/bin:$$PATH" nbdev_docs
-	@cp -p build/_modidx.py miniai/
+	PYTHONPATH="$(CURDIR)" PATH="$(CURDIR)/.venv-nbdev2/bin:$$PATH" nbdev_docs; code=$$?; cp -p build/_modidx.py miniai/; exit $$code
+
+quarto:
+	@command -v quarto >/dev/null || { echo 'miniai: there is no "quarto" here; install it from https://quarto.org/docs/get-started and run the command again.' >&2; exit 1; }
 
 clean:  ## remove all that make has made
 	rm -rf .venv .venv-nbdev2 build *.egg-info _docs _proc .pytest_cache .hypothesis
