@@ -117,6 +117,8 @@ def check_student(teacher, student):
     kinds = [sd.scheduler.config.prediction_type for sd in (teacher,student)]
     if kinds[0] not in ('epsilon','v_prediction'): raise ValueError(f"the teacher predicts {kinds[0]!r}; it has to be 'epsilon' or 'v_prediction'")
     if kinds[1]!='v_prediction': raise ValueError(f"the student predicts {kinds[1]!r}; a student of few steps has to predict 'v_prediction'")
+    a,b = teacher.unet.dtype,student.unet.dtype
+    if a!=b: raise ValueError(f"the teacher computes in {a}, the student in {b}; load the teacher with dtype=torch.float32")
     a,b = (sd.scheduler.alphas_cumprod for sd in (teacher,student))
     if a.shape!=b.shape or not torch.allclose(a, b): raise ValueError("teacher and student have different noise schedules; make the student with new_student(teacher)")
     a,b = (sd.unet.config.time_cond_proj_dim for sd in (teacher,student))
@@ -279,7 +281,7 @@ def teaching_data(
     folder = Path(teacher or embedded_model())
     Path(checkpoints).mkdir(parents=True, exist_ok=True)
     pictures = Pictures(*load_fashion_mnist('train', path=data, download=True))
-    return folder, StableDiffusion.from_pretrained(folder), *encoded(folder, pictures, min(n, 40_000), checkpoints)
+    return folder, StableDiffusion.from_pretrained(folder, dtype=torch.float32), *encoded(folder, pictures, min(n, 40_000), checkpoints)
 
 # %% ../nbs/11_progressive_distillation.ipynb #c2040897
 @call_parse

@@ -12,10 +12,10 @@ from miniai.progressive import predict, new_student
 prompt = 'a photo of a red ankle boot on a blue background'
 
 @pytest.fixture(scope='module')
-def teacher(): return StableDiffusion.from_pretrained(embedded_model())
+def teacher(): return StableDiffusion.from_pretrained(embedded_model(), device='cpu')
 
 @pytest.fixture(scope='module')
-def student(): return StableDiffusion.from_pretrained(embedded_model('distilled'))
+def student(): return StableDiffusion.from_pretrained(embedded_model('distilled'), device='cpu')
 
 @pytest.mark.parametrize('steps,guidance', [(4, 1), (4, 3), (2, 7.5), (1, 8), (8, 5)])
 def test_both_pipelines_draw_the_same_picture(student, steps, guidance):

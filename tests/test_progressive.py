@@ -9,7 +9,7 @@ from miniai.pipeline import StableDiffusion
 from miniai.progressive import *
 
 @pytest.fixture(scope='module')
-def teacher(): return StableDiffusion.from_pretrained(embedded_model())
+def teacher(): return StableDiffusion.from_pretrained(embedded_model(), device='cpu')
 
 @pytest.fixture(scope='module')
 def data():
@@ -70,6 +70,8 @@ def test_students_that_do_not_fit_are_refused(teacher):
     with pytest.raises(ValueError, match="has to predict 'v_prediction'"): check_student(teacher, changed(student, scheduler=teacher.scheduler))
     sample = DDIMScheduler.from_config(teacher.scheduler.config, prediction_type='sample')
     with pytest.raises(ValueError, match="the teacher predicts 'sample'"): check_student(changed(teacher, scheduler=sample), student)
+    half = StableDiffusion.from_pretrained(embedded_model(), device='cpu', dtype=torch.float16)
+    with pytest.raises(ValueError, match='dtype=torch.float32'): check_student(half, new_student(half))
     with pytest.raises(ValueError, match='guidance input'): check_student(new_student(teacher, 32), new_student(teacher, 64))
 
 def test_the_command_makes_a_model(tmp_path):
