@@ -1,7 +1,7 @@
 """The documentation, as far as it can be seen without Quarto: nbdev processes every notebook, as it does before it calls Quarto, and what comes out is read.
 
 nbdev 2 builds the site (it reads settings.ini); nbdev 3, with which the tests run, is given the same settings here."""
-import json, os, re, shutil, subprocess, sys
+import inspect, json, os, re, shutil, subprocess, sys
 from configparser import ConfigParser
 from importlib import import_module, metadata
 from pathlib import Path
@@ -28,6 +28,10 @@ def shown(cell): return ''.join(''.join(o.get('data', {}).get('text/markdown', '
 def is_entry(cell): return cell.source.split('\n')[-1].startswith('show_doc(')
 def directives(cell): return set(re.findall(r'^#\|\s*(\w+)', cell.source, re.M))
 def body(source): return re.sub(r'^#\|.*\n?', '', source, flags=re.M).strip()
+def exports(nb):
+    "The module that a notebook writes"
+    name = re.search(r'^#\| default_exp (\w+)', '\n'.join(c.source for c in code(nb)), re.M)
+    return name and import_module(f'miniai.{name[1]}')
 def no_code(text): return re.sub(r'```.*?```|`[^`\n]*`', '', text, flags=re.S)
 def tracked(*names):
     if not (root/'.git').exists(): pytest.skip('this is no git clone')
@@ -66,9 +70,7 @@ def source(path, site): return nbformat.read(site.parent/'nbs'/path.name, as_ver
 @pytest.fixture
 def nb(path, pages): return pages[path.name]
 @pytest.fixture
-def module(source):
-    name = re.search(r'^#\| default_exp (\w+)', '\n'.join(c.source for c in code(source)), re.M)
-    return import_module(f'miniai.{name[1]}') if name else pytest.skip('it exports nothing')
+def module(source): return exports(source) or pytest.skip('it exports nothing')
 
 # Settings
 
@@ -145,7 +147,7 @@ def test_solutions_are_folded(source, nb):
 # The reference
 
 def entries(nb): return {re.search(r'show_doc\((.+)\)', c.source)[1]: shown(c) for c in code(nb) if is_entry(c)}
-def escaped(text): return ' '.join(str(text).split()).replace('|', r'\|')
+def escaped(text): return re.sub(r'(`[^`]*`)|\|', lambda m: m[1] or r'\|', ' '.join(text.split()))
 
 def test_every_exported_name_is_documented(module, nb):
     "A function or class has an entry; a constant stands in a cell that is shown"
@@ -166,6 +168,7 @@ def test_every_entry_has_a_heading_and_a_table_of_all_parameters(module, nb):
     wrong = []
     for name,text in entries(nb).items():
         text = re.sub(r'\[(`[^`]+`)\]\([^)]*\)', r'\1', text)
+        text = re.sub(r'(?<!^\| )<code>(\w+)</code>', r'`\1`', text, flags=re.M)
         rows = [rf'\| <code>{p}</code> \| .*\| {re.escape(escaped(about))} \|' for p,about in docmented(module, name).items()]
         wrong += [(name, line) for line in (rf'### {re.escape(name)}', *rows) if not re.search(rf'^{line}$', text, re.M)]
     assert wrong == []
@@ -175,7 +178,7 @@ def test_every_exported_function_and_class_says_in_a_line_what_it_is(module, nb)
 
 def test_every_row_of_a_table_has_four_cells(nb):
     for text in entries(nb).values():
-        assert [row for row in text.splitlines() if row.startswith('|') and len(re.findall(r'(?<!\\)\|', row)) != 5] == []
+        assert [row for row in text.splitlines() if row.startswith('|') and len(re.findall(r'(?<!\\)\|', no_code(row))) != 5] == []
 
 # Links
 
@@ -199,10 +202,10 @@ def test_names_of_the_package_become_links_that_lead_somewhere(nb, pages):
 
 def test_there_are_many_such_links(pages): assert sum(len(set(references(nb))) for nb in pages.values()) > 100
 
-def test_a_link_means_what_its_page_means(path, module, nb):
+def test_a_link_means_what_its_page_means(path, source, nb):
     "A name that is a parameter or method here, or a single letter, is not meant for another page's function"
-    import inspect
-    here = [getattr(module, n) for n in module.__all__]
+    module = exports(source)
+    here = [getattr(module, n) for n in module.__all__] if module else []
     classes = [o for o in here if inspect.isclass(o)]
     functions = [o for o in here if inspect.isfunction(o)] + [f for c in classes for f in vars(c).values() if inspect.isfunction(f)]
     own = {n for c in classes for n in vars(c)} | {p for f in functions for p in inspect.signature(f).parameters}
