@@ -1,12 +1,13 @@
 """The documentation, as far as it can be seen without Quarto: nbdev processes every notebook, as it does before it calls Quarto, and what comes out is read.
 
 nbdev 2 builds the site (it reads settings.ini); nbdev 3, with which the tests run, is given the same settings here."""
-import inspect, json, os, re, shutil, subprocess, sys
+import ast, inspect, json, os, re, shutil, subprocess, sys
 from configparser import ConfigParser
 from importlib import import_module, metadata
 from pathlib import Path
 from urllib.parse import unquote
 import nbformat, pytest, yaml
+from IPython.core.inputtransformer2 import TransformerManager
 
 root = Path(__file__).parent.parent
 nbs = root/'nbs'
@@ -57,7 +58,7 @@ def site(tmp_path_factory):
     if metadata.version('nbdev') >= '3': (folder/'pyproject.toml').write_text(nbdev3_settings())
     env = {**os.environ, 'PYTHONPATH': str(folder), 'OMP_NUM_THREADS': '1', 'MPLBACKEND': 'agg', 'XDG_CONFIG_HOME': str(folder), 'HF_HUB_OFFLINE': '1'}
     res = subprocess.run([sys.executable, '-c', before_quarto], cwd=folder, env=env, text=True, capture_output=True)
-    assert res.returncode==0, res.stderr[-3000:]
+    if res.returncode: pytest.fail('nbdev could not process the notebooks:\n' + res.stderr.rpartition('Exception: ')[2][-1500:], pytrace=False)
     return folder/'_proc'
 
 @pytest.fixture(scope='session')
@@ -126,6 +127,16 @@ def test_it_has_a_title_a_description_and_an_address(path, source, nb):
 def test_no_text_goes_with_the_title(source):
     "nbdev makes the front matter of the first cell, and drops whatever else that cell says"
     assert re.fullmatch(r'# .+\n+> .+\s*', source.cells[0].source)
+
+def test_a_cell_that_imports_does_nothing_else(path):
+    "nbdev runs every cell with an import in it, and those alone: what else it does would run without the cells before it"
+    found = []
+    for cell in code(nbformat.read(path, as_version=4)):
+        if 'eval: false' in cell.source or 'import' not in cell.source: continue
+        tree = ast.parse(TransformerManager().transform_cell(cell.source))
+        imports = any(isinstance(o, (ast.Import, ast.ImportFrom)) for o in ast.walk(tree))
+        if imports and any(isinstance(o, (ast.Expr, ast.Assign)) for o in tree.body) and 'export' not in directives(cell): found.append(cell.source)
+    assert found == []
 
 def test_nothing_is_hidden_but_what_says_so(source, nb):
     there = {c.id: body(c.source) for c in nb.cells}
