@@ -87,6 +87,7 @@ def load_judge()->Judge:
     judge.load_state_dict({k:v.float() if v.is_floating_point() else v for k,v in load_file(judge_file()).items()})
     return judge.eval().requires_grad_(False)
 
+# %% ../nbs/10_evaluation.ipynb #10beb5ef
 def train_judge(
     steps:int=2200, # of 64 pictures
     checkpoints='checkpoints', # folder for a checkpoint and the losses
@@ -126,6 +127,7 @@ def to_tensor(
     "PIL images as one tensor."
     return torch.stack([torch.from_numpy(np.array(o)).permute(2,0,1) for o in pictures])/255
 
+# %% ../nbs/10_evaluation.ipynb #185578ae
 def draw(
     sd:StableDiffusion,
     prompts, # strings
@@ -163,6 +165,7 @@ def clip_accuracy(
     color = best(colors)
     return dict(garment=(garment==rows[:,0]).float().mean().item(), color=(color==rows[:,1]).float().mean().item())
 
+# %% ../nbs/10_evaluation.ipynb #c710dc0e
 def load_clip(
     path=None, # folder of a model; None is the embedded one
 )->tuple: # CLIPModel, CLIPTokenizer
@@ -180,6 +183,7 @@ def some_combinations(
     rows = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))]
     return rows.repeat(n//len(rows)+1, 1)[:n]
 
+# %% ../nbs/10_evaluation.ipynb #b99cace2
 def measure(
     make, # called with combinations (n,3), gives pictures (n,3,64,64)
     n:int, # pictures of each kind

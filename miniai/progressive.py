@@ -15,6 +15,8 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from diffusers import DDIMScheduler,UNet2DConditionModel
 from diffusers.models.embeddings import get_timestep_embedding
+
+# %% ../nbs/11_progressive_distillation.ipynb #ddbc3067
 from fastcore.basics import patch
 from fastcore.script import call_parse
 from torch import Tensor,nn
@@ -63,6 +65,7 @@ def to_x(
     "The picture that a prediction amounts to."
     return (z - sigma*prediction)/alpha if kind=='epsilon' else alpha*z - sigma*prediction
 
+# %% ../nbs/11_progressive_distillation.ipynb #0338587c
 def to_v(
     x:Tensor, # (n,c,h,w), latents without noise
     z:Tensor, # (n,c,h,w), noisy latents
@@ -171,6 +174,7 @@ def forward(self:DistillationLoss, generator):
     error = (predict(self.model, z, t, embeddings, guidance) - v).square().mean((1,2,3))
     return (error/v.square().mean((1,2,3)).sqrt()).mean()
 
+# %% ../nbs/11_progressive_distillation.ipynb #f4bafcd2
 @patch
 def embed(self:DistillationLoss, ids): return self.text_encoder(ids.to(self.model.device)).last_hidden_state
 
@@ -242,6 +246,7 @@ def halvings(
     if not counts or start!=stop: raise ValueError(f"halving does not lead to {stop} steps: {[*counts, start]}; start from {stop} times a power of two")
     return counts
 
+# %% ../nbs/11_progressive_distillation.ipynb #a76b19cf
 def halve(
     teacher:StableDiffusion,
     latents:Tensor, # (n,c,h,w), scaled
@@ -309,6 +314,7 @@ def measured_quality(
     "What benchmarks/distillation.py found out about the quality of pictures."
     return [row for row in measured('distillation')['quality'] if which.items()<=row.items()]
 
+# %% ../nbs/11_progressive_distillation.ipynb #e6a184fe
 def quality_table(
     rows, # of `measured_quality`
 )->str: # markdown

@@ -14,6 +14,8 @@ import itertools,json,math,shutil
 from pathlib import Path
 from typing import NamedTuple
 import matplotlib.pyplot as plt
+
+# %% ../nbs/09_training.ipynb #43fe8fff
 import diffusers, torch
 from torch import Tensor,nn
 from accelerate import Accelerator
@@ -68,13 +70,15 @@ class MuonAdamW:
         self.optimizers = (torch.optim.Muon(self.views, lr, weight_decay, adjust_lr_fn='match_rms_adamw'),
                            torch.optim.AdamW(rest, lr, betas=(0.9,0.99), weight_decay=0.))
 
-    def step(self, factor=1.):
-        "Take a step with `factor` times the learning rate, and forget the gradients."
-        for view,p in zip(self.views, self.matrices): view.grad,p.grad = p.grad.flatten(1),None
-        for opt in self.optimizers:
-            for group in opt.param_groups: group['lr'] = group.setdefault('initial_lr', group['lr'])*factor
-            opt.step()
-            opt.zero_grad()
+# %% ../nbs/09_training.ipynb #6aafb93c
+@patch
+def step(self:MuonAdamW, factor=1.):
+    "Take a step with `factor` times the learning rate, and forget the gradients."
+    for view,p in zip(self.views, self.matrices): view.grad,p.grad = p.grad.flatten(1),None
+    for opt in self.optimizers:
+        for group in opt.param_groups: group['lr'] = group.setdefault('initial_lr', group['lr'])*factor
+        opt.step()
+        opt.zero_grad()
 
 # %% ../nbs/09_training.ipynb #6a06a8e3
 @patch
@@ -120,6 +124,7 @@ def save_checkpoint(acc, folder, step):
     shutil.rmtree(folder, ignore_errors=True)
     new.rename(folder)
 
+# %% ../nbs/09_training.ipynb #4718cc40
 def steps_done(folder)->int:
     "How many steps the checkpoint in `folder` has behind it; 0 without one."
     file = Path(folder or '')/'step.json'
@@ -135,6 +140,7 @@ def resume(acc, folder, *parts)->int:
 # %% ../nbs/09_training.ipynb #e8b39d63
 all_captions = sorted({caption(row, i) for row in combinations().tolist() for i in range(len(phrasings))})
 
+# %% ../nbs/09_training.ipynb #ae10da20
 def train_tokenizer(
     texts, # what to learn from
     folder, # where vocab.json and merges.txt go
@@ -189,27 +195,37 @@ def new_clip(
 # %% ../nbs/09_training.ipynb #f73a6579
 class CLIPLoss(nn.Module):
     "Contrastive loss of a CLIP model (Radford et al. 2021), with every caption that fits a picture counted as right."
-    def __init__(self, clip:CLIPModel, tokenizer, pictures:Pictures, batch_size:int=128):
+    def __init__(self,
+        clip:CLIPModel, # to train
+        tokenizer, # its tokenizer
+        pictures:Pictures, # where pictures come from
+        batch_size:int=128,
+    ):
         super().__init__()
         self.model,self.pictures,self.batch_size = clip,pictures,batch_size
         self.rows = combinations(held_out=False)
         ids = caption_ids(tokenizer)
         self.ids = ids[..., :(ids!=tokenizer.pad_token_id).sum(-1).max()+1]
 
-    def batch(self, generator):
-        rows = self.rows
-        if torch.rand((), generator=generator)<0.5:
-            one = rows[torch.randint(len(rows), (), generator=generator)]
-            rows = rows[(rows[:,1:]==one[1:]).all(1)]
-        rows = rows[torch.randint(len(rows), (self.batch_size,), generator=generator)]
-        return rows,random_phrasings(len(rows), generator)
+# %% ../nbs/09_training.ipynb #6b7fd6a4
+@patch
+def batch(self:CLIPLoss, generator):
+    "Combinations and phrasings of a batch; in every other one, on average, only the garments differ."
+    rows = self.rows
+    if torch.rand((), generator=generator)<0.5:
+        one = rows[torch.randint(len(rows), (), generator=generator)]
+        rows = rows[(rows[:,1:]==one[1:]).all(1)]
+    rows = rows[torch.randint(len(rows), (self.batch_size,), generator=generator)]
+    return rows,random_phrasings(len(rows), generator)
 
-    def forward(self, generator):
-        rows,phrasing = self.batch(generator)
-        ids,x,device = self.ids[(*rows.unbind(1), phrasing)],self.pictures(rows, generator)*2-1,self.model.device
-        logits = self.model(pixel_values=x.to(device), input_ids=ids.to(device)).logits_per_image.float()
-        right = fits(rows, phrasing).to(device)
-        return sum(-(right*logits.log_softmax(dim)).sum(dim)/right.sum(dim) for dim in (0,1)).mean()/2
+# %% ../nbs/09_training.ipynb #ffec4020
+@patch
+def forward(self:CLIPLoss, generator):
+    rows,phrasing = self.batch(generator)
+    ids,x,device = self.ids[(*rows.unbind(1), phrasing)],self.pictures(rows, generator)*2-1,self.model.device
+    logits = self.model(pixel_values=x.to(device), input_ids=ids.to(device)).logits_per_image.float()
+    right = fits(rows, phrasing).to(device)
+    return sum(-(right*logits.log_softmax(dim)).sum(dim)/right.sum(dim) for dim in (0,1)).mean()/2
 
 # %% ../nbs/09_training.ipynb #6bc277e4
 def show_losses(
@@ -231,20 +247,27 @@ def new_vae()->AutoencoderKL:
     log_variance.fill_(-6.)
     return vae
 
+# %% ../nbs/09_training.ipynb #13ea29b7
 class VAELoss(nn.Module):
     "Reconstruction (absolute and squared error) with a touch of KL divergence (Rombach et al. 2022, appendix G)."
-    def __init__(self, vae:AutoencoderKL, pictures:Pictures, batch_size:int=8):
+    def __init__(self,
+        vae:AutoencoderKL, # to train
+        pictures:Pictures, # where pictures come from
+        batch_size:int=8,
+    ):
         super().__init__()
         self.model,self.pictures,self.batch_size = vae,pictures,batch_size
         self.rows = combinations(held_out=False)
 
-    def forward(self, generator):
-        rows = self.rows[torch.randint(len(self.rows), (self.batch_size,), generator=generator)]
-        x = (self.pictures(rows, generator)*2-1).to(self.model.device)
-        latents = self.model.encode(x).latent_dist
-        noise = torch.randn(latents.mean.shape, generator=generator).to(x.device)
-        error = self.model.decode(latents.mean + latents.std*noise).sample.float() - x
-        return error.abs().mean() + error.square().mean() + 1e-6*latents.kl().mean()
+# %% ../nbs/09_training.ipynb #d688ff5b
+@patch
+def forward(self:VAELoss, generator):
+    rows = self.rows[torch.randint(len(self.rows), (self.batch_size,), generator=generator)]
+    x = (self.pictures(rows, generator)*2-1).to(self.model.device)
+    latents = self.model.encode(x).latent_dist
+    noise = torch.randn(latents.mean.shape, generator=generator).to(x.device)
+    error = self.model.decode(latents.mean + latents.std*noise).sample.float() - x
+    return error.abs().mean() + error.square().mean() + 1e-6*latents.kl().mean()
 
 # %% ../nbs/09_training.ipynb #44202d8a
 @torch.no_grad()
@@ -256,6 +279,7 @@ def through_vae(
     latents = vae.encode((x*2-1).to(vae.device, vae.dtype)).latent_dist.mode()
     return (vae.decode(latents).sample.float()/2 + 0.5).clamp(0, 1).cpu()
 
+# %% ../nbs/09_training.ipynb #a875c223
 def psnr(
     vae:AutoencoderKL,
     x:Tensor, # (n,3,64,64) pictures in [0,1]
@@ -295,25 +319,36 @@ def new_scheduler(
 # %% ../nbs/09_training.ipynb #5f4010e1
 class UNetLoss(nn.Module):
     "Error of the predicted noise (Ho et al. 2020, equation 14), weighted by min-SNR (Hang et al. 2023)."
-    def __init__(self, unet, text_encoder, tokenizer, latents:Tensor, rows:Tensor, batch_size:int=64, drop:float=0.1, gamma:float=5.):
+    def __init__(self,
+        unet:UNet2DConditionModel, # to train
+        text_encoder, # is left as it is
+        tokenizer, # of the text encoder
+        latents:Tensor, # (n,4,8,8), scaled
+        rows:Tensor, # int64 (n,3), the combinations that they show
+        batch_size:int=64,
+        drop:float=0.1, # share of captions left empty
+        gamma:float=5., # from this signal-to-noise ratio on, latents count for less
+    ):
         super().__init__()
         self.model,self.text_encoder = unet,text_encoder.requires_grad_(False)
         self.latents,self.rows,self.ids,self.empty = latents,rows,caption_ids(tokenizer),token_ids(tokenizer, [''])[0]
         self.batch_size,self.drop,self.gamma,self.scheduler = batch_size,drop,gamma,new_scheduler()
 
-    def forward(self, generator):
-        n,device = self.batch_size,self.model.device
-        pick = torch.randint(len(self.latents), (n,), generator=generator)
-        ids = self.ids[(*self.rows[pick].unbind(1), random_phrasings(n, generator))]
-        ids[torch.rand(n, generator=generator)<self.drop] = self.empty
-        latents = self.latents[pick].float()
-        noise = torch.randn(latents.shape, generator=generator)
-        t = torch.randint(self.scheduler.config.num_train_timesteps, (n,), generator=generator)
-        noisy = self.scheduler.add_noise(latents, noise, t)
-        embeddings = self.text_encoder(ids.to(device)).last_hidden_state
-        error = self.model(noisy.to(device), t.to(device), embeddings).sample.float() - noise.to(device)
-        snr = compute_snr(self.scheduler, t).to(device)
-        return (error.square().mean((1,2,3)) * (self.gamma/snr).clamp(max=1)).mean()
+# %% ../nbs/09_training.ipynb #c938f435
+@patch
+def forward(self:UNetLoss, generator):
+    n,device = self.batch_size,self.model.device
+    pick = torch.randint(len(self.latents), (n,), generator=generator)
+    ids = self.ids[(*self.rows[pick].unbind(1), random_phrasings(n, generator))]
+    ids[torch.rand(n, generator=generator)<self.drop] = self.empty
+    latents = self.latents[pick].float()
+    noise = torch.randn(latents.shape, generator=generator)
+    t = torch.randint(self.scheduler.config.num_train_timesteps, (n,), generator=generator)
+    noisy = self.scheduler.add_noise(latents, noise, t)
+    embeddings = self.text_encoder(ids.to(device)).last_hidden_state
+    error = self.model(noisy.to(device), t.to(device), embeddings).sample.float() - noise.to(device)
+    snr = compute_snr(self.scheduler, t).to(device)
+    return (error.square().mean((1,2,3)) * (self.gamma/snr).clamp(max=1)).mean()
 
 # %% ../nbs/09_training.ipynb #c784611b
 def halves(
@@ -350,6 +385,7 @@ def save_vae(vae:AutoencoderKL, pictures:Pictures, out):
     vae.register_to_config(scaling_factor=round(1/latents.std().item(), 5))
     save_part(vae, out/'vae')
 
+# %% ../nbs/09_training.ipynb #e45006e8
 def save_unet(unet, out):
     "Save the UNet, the scheduler, and the index that lets `diffusers` load the folder."
     save_part(unet, out/'unet')
@@ -367,6 +403,7 @@ def keep_record(checkpoints, stage, out):
     (out/'training').mkdir(exist_ok=True)
     shutil.copy(Path(checkpoints)/f'{stage}.csv', out/'training')
 
+# %% ../nbs/09_training.ipynb #e7f91b0c
 def encoded(out, pictures, n, checkpoints):
     "Scaled latents and combinations of `n` pictures, made with the VAE in `out` and kept in `checkpoints`."
     file = Path(checkpoints)/'latents.safetensors'
@@ -419,6 +456,7 @@ def train_vae(out, checkpoints, pictures, steps, accelerator):
     loss = VAELoss(new_vae(), pictures)
     save_vae(run(loss, 'vae', checkpoints, steps=steps, lr=3e-3, accelerator=accelerator), pictures, out)
 
+# %% ../nbs/09_training.ipynb #e8283674
 def train_unet(out, checkpoints, pictures, steps, accelerator):
     "Train the UNet on latents of the VAE and embeddings of the text encoder that are in `out`."
     text_encoder,tokenizer = CLIPTextModel.from_pretrained(out/'text_encoder'),CLIPTokenizer.from_pretrained(out/'tokenizer')
@@ -428,6 +466,7 @@ def train_unet(out, checkpoints, pictures, steps, accelerator):
 # %% ../nbs/09_training.ipynb #1709aa63
 stages = dict(clip=train_clip, vae=train_vae, unet=train_unet)
 
+# %% ../nbs/09_training.ipynb #8647fcbd
 @call_parse
 def main(
     stage:str='all', # What to train: clip, vae, unet, or all of them in this order
