@@ -101,3 +101,12 @@ def test_frozen_parameters_stay():
 def test_unknown_stage():
     out = subprocess.run([sys.executable, '-m', 'miniai.training', '--stage', 'gan'], capture_output=True, text=True)
     assert out.returncode and 'clip, vae, unet' in out.stderr and 'Traceback' not in out.stderr
+
+def test_pictures_go_through_a_vae_of_any_precision():
+    "As they do on a GPU, where the pipeline keeps its networks in half precision"
+    pictures = Pictures(*load_fashion_mnist('test', path='sample', quiet=True))
+    x,vae = pictures(combinations()[:4], torch.Generator().manual_seed(0)),training.AutoencoderKL.from_pretrained(embedded_model()/'vae')
+    full,(latents,_) = through_vae(vae, x),next(encode_all(vae, pictures, 4))
+    vae = vae.half()
+    assert through_vae(vae, x).dtype==torch.float32 and (through_vae(vae, x)-full).abs().max()<0.05
+    assert torch.allclose(next(encode_all(vae, pictures, 4))[0], latents, atol=0.05*latents.std().item())
