@@ -12,16 +12,22 @@ export PROMPT OUT
 
 metadata := settings.ini setup.py pyproject.toml constraints.txt
 
-.PHONY: run test lab export docs quarto nbdev2-test clean help
+.PHONY: run test test-browser slow-test lab export docs quarto nbdev2-test clean help
 
 run: .venv/.run  ## make a picture: make run PROMPT="a green bag on a white background"
 	@mkdir -p "$$(dirname "$$OUT")"
 	@.venv/bin/miniai --seed $(SEED) --num-inference-steps $(STEPS) --out "$$OUT" -- "$$PROMPT"
 	@echo 'Next: `make lab` opens the notebooks that made it; start with 06_pipeline.'
 
-test: .venv/.dev  ## run every notebook and every test
+test: .venv/.dev $(if $(CI),.venv/.browser)  ## run every notebook and every test
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 .venv/bin/nbdev-test
-	HF_HUB_OFFLINE=1 .venv/bin/python -m pytest -q
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n auto --dist loadfile
+
+test-browser: .venv/.browser  ## run notebooks in JupyterLab in a real browser; installs Chromium where there is none
+	HF_HUB_OFFLINE=1 .venv/bin/python -m pytest -q tests/test_browser.py
+
+slow-test: .venv/.dev  ## run what takes minutes and 12 GB of memory: the full width of Stable Diffusion 1.5
+	HF_HUB_OFFLINE=1 .venv/bin/python -m pytest -q -m slow
 
 lab: .venv/.dev  ## open the notebooks in JupyterLab
 	.venv/bin/jupyter lab nbs
@@ -53,6 +59,9 @@ help:  ## show this list
 	$(call install,.venv,constraints.txt,)
 .venv/.dev: $(metadata)
 	$(call install,.venv,constraints.txt,dev)
+.venv/.browser: .venv/.dev tools/browser.py
+	.venv/bin/python tools/browser.py
+	@touch $@
 .venv-nbdev2/.nbdev2: $(metadata)
 	@mkdir -p build && grep -vE '^(nbdev|fastcore|execnb|ghapi)==' constraints.txt > build/constraints.txt
 	$(call install,.venv-nbdev2,build/constraints.txt,nbdev2)

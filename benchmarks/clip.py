@@ -12,9 +12,10 @@ from miniai.fashion import *
 from miniai.pipeline import StableDiffusion, decode, denoise
 
 seeds = [0,1,2]
-ways = {'bag': lambda g: [g], 'a bag': lambda g: [a(g)], 'a photo of a bag': lambda g: [f'a photo of {a(g)}'],
-        'a bag on each background, averaged': lambda g: [f'a photo of {a(g)} on {a(f"{b} background")}' for b in backgrounds],
-        'a bag in each colour, averaged': lambda g: [f'a photo of {a(f"{c} {g}")}' for c in colors]}
+ways = {'bag': lambda g: [g], 'a bag': lambda g: [with_article(g)],
+        'a photo of a bag': lambda g: [f'a photo of {with_article(g)}'],
+        'a bag on each background, averaged': lambda g: [f'a photo of {with_article(g)} on {with_article(f"{b} background")}' for b in backgrounds],
+        'a bag in each colour, averaged': lambda g: [f'a photo of {with_article(f"{c} {g}")}' for c in colors]}
 
 def share(right): return right.float().mean().item()
 def several(measure): return [measure(seed) for seed in progress_bar(seeds)]

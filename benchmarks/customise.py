@@ -45,7 +45,7 @@ def main(
     "Measure negative prompts and inversion"
     sd = StableDiffusion.from_pretrained(embedded_model())
     args = dict(guidance_scale=guidance_scale, num_inference_steps=num_inference_steps)
-    table,negatives = [],['', *(f"a photo of {a(f'{c} bag')}" for c in colors)]
+    table,negatives = [],['', *(f"a photo of {with_article(f'{c} bag')}" for c in colors)]
     for negative in negatives:
         table.append([shares(sd, negative, n, 1000*i, **args) for i in range(repeats)])
         print(f"{negative or 'nothing':24}", ' '.join(f'{c} {mean(r[i] for r in table[-1]):.1%}' for i,c in enumerate(colors)), flush=True)

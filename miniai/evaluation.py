@@ -147,7 +147,7 @@ def largest_share(
     **kwargs, # passed to `sd`
 )->dict: # of garment and of background colours: the share of the commonest; even would be 1/8
     "How unevenly colours are drawn that the prompt leaves open."
-    x = draw(sd, [f'a photo of {a(garments[i%10])}' for i in range(n)], **kwargs)
+    x = draw(sd, [f'a photo of {with_article(garments[i%10])}' for i in range(n)], **kwargs)
     share = lambda picks: (picks.bincount(minlength=8).max()/n).item()
     return dict(color=share(garment_color(x).clamp(min=0)), background=share(background_color(x)))
 
@@ -161,7 +161,7 @@ def clip_accuracy(
 )->dict: # garment, color: fractions that CLIP names right
     "How often CLIP prefers the right garment and the right colour among texts that differ in nothing else."
     def best(texts): return clip(pixel_values=x*2-1, input_ids=token_ids(tokenizer, texts)).logits_per_image.argmax(1)
-    garment = best([f'a photo of {a(g)}' for g in garments])
+    garment = best([f'a photo of {with_article(g)}' for g in garments])
     color = best(colors)
     return dict(garment=(garment==rows[:,0]).float().mean().item(), color=(color==rows[:,1]).float().mean().item())
 

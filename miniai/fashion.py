@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['garments', 'rgb', 'colors', 'backgrounds', 'picture_size', 'phrasings', 'mentions', 'read_idx', 'sample_dir',
-           'cache_dir', 'load_fashion_mnist', 'combinations', 'place', 'compose', 'Pictures', 'a', 'caption',
+           'cache_dir', 'load_fashion_mnist', 'combinations', 'place', 'compose', 'Pictures', 'with_article', 'caption',
            'random_phrasings', 'captions']
 
 # %% ../nbs/08_fashion.ipynb #92aceddb
@@ -157,27 +157,27 @@ class Pictures:
         return compose(self.images[which], self.palette[0][c], self.palette[1][b], generator)
 
 # %% ../nbs/08_fashion.ipynb #32157ad2
-def a(phrase:str)->str:
+def with_article(phrase:str)->str:
     "`phrase` with its article: an ankle boot, a bag, trousers."
     return phrase if phrase.endswith('trousers') else f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}"
 
 # %% ../nbs/08_fashion.ipynb #05cebe7f
 phrasings = [
-    lambda g,c,b: f'a photo of {a(f"{c} {g}")} on {a(f"{b} background")}',
-    lambda g,c,b: f'{a(f"{c} {g}")} on {a(f"{b} background")}',
+    lambda g,c,b: f'a photo of {with_article(f"{c} {g}")} on {with_article(f"{b} background")}',
+    lambda g,c,b: f'{with_article(f"{c} {g}")} on {with_article(f"{b} background")}',
     lambda g,c,b: f'{c} {g} on {b}',
     lambda g,c,b: f'{c} {g}, {b} background',
-    lambda g,c,b: f'{a(f"{c} {g}")} in front of {a(f"{b} background")}',
-    lambda g,c,b: f'a photo of {a(f"{c} {g}")}',
+    lambda g,c,b: f'{with_article(f"{c} {g}")} in front of {with_article(f"{b} background")}',
+    lambda g,c,b: f'a photo of {with_article(f"{c} {g}")}',
     lambda g,c,b: f'{c} {g}',
-    lambda g,c,b: f'a photo of {a(g)} on {a(f"{b} background")}',
+    lambda g,c,b: f'a photo of {with_article(g)} on {with_article(f"{b} background")}',
     lambda g,c,b: f'{g} on {b}',
-    lambda g,c,b: f'a photo of {a(g)}',
-    lambda g,c,b: a(g),
+    lambda g,c,b: f'a photo of {with_article(g)}',
+    lambda g,c,b: with_article(g),
     lambda g,c,b: g,
-    lambda g,c,b: f'{a(f"{b} background")}',
+    lambda g,c,b: f'{with_article(f"{b} background")}',
     lambda g,c,b: f'{b} background',
-    lambda g,c,b: f'something {c} on {a(f"{b} background")}',
+    lambda g,c,b: f'something {c} on {with_article(f"{b} background")}',
     lambda g,c,b: c]
 
 # %% ../nbs/08_fashion.ipynb #e6e40f49

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import numpy as np, torch
 from diffusers import ConfigMixin, SchedulerMixin
+from diffusers.schedulers import KarrasDiffusionSchedulers
 from diffusers.configuration_utils import FrozenDict
 from fastcore.basics import patch
 from torch import Tensor
@@ -99,6 +100,8 @@ def one_of(
 # %% ../nbs/04_scheduler.ipynb #a2f8b64c
 class Configured(SchedulerMixin, ConfigMixin):
     "A dataclass whose fields are its configuration"
+    _compatibles = [scheduler.name for scheduler in KarrasDiffusionSchedulers]
+
     def __new__(cls, *args, **kwargs):
         self = super().__new__(cls)
         given = {*kwargs, *(f.name for f in fields(cls)[:len(args)])}

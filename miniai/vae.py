@@ -125,7 +125,7 @@ def slerp(
 )->Tensor: # Like `a`
     "Spherical interpolation, each item of the batch on its own arc; where there is no arc, a straight line"
     if a.shape!=b.shape: raise ValueError(f"both ends of a walk have one shape, not {tuple(a.shape)} and {tuple(b.shape)}")
-    angle = F.cosine_similarity(a.flatten(1).double(), b.flatten(1).double()).clamp(-1, 1).acos()
+    angle = F.cosine_similarity(*(x.flatten(1).cpu().double() for x in (a,b))).clamp(-1, 1).acos()
     straight = angle.sin()<1e-4
     from_a,from_b = (torch.where(straight, s, (s*angle).sin()/angle.sin()).view(-1, *[1]*(a.ndim-1)).to(a) for s in (1-t,t))
     return from_a*a + from_b*b

@@ -12,6 +12,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from miniai.core import *
 from miniai.pipeline import *
 from miniai.pipeline import _noise, _sources
+from models import random_folder
 
 prompt = 'a photo of a red ankle boot on a blue background'
 pytestmark = pytest.mark.filterwarnings('ignore:__array__ implementation:DeprecationWarning') # numpy's, of the library's schedulers
@@ -34,43 +35,25 @@ def difference(a, b):
 
 # The library's picture
 
-def random_folder(folder, text, unet, scheduler):
-    "A Stable Diffusion of random weights in `folder`, with the embedded model's tokenizer"
-    torch.manual_seed(0)
-    shutil.copytree(embedded_model()/'tokenizer', folder/'tokenizer')
-    vocab = json.loads((folder/'tokenizer/vocab.json').read_text())
-    length = StableDiffusion.from_pretrained(embedded_model(), device='cpu').tokenizer.model_max_length
-    blocks = ('DownEncoderBlock2D',)*4, ('UpDecoderBlock2D',)*4
-    CLIPTextModel(CLIPTextConfig(vocab_size=len(vocab), max_position_embeddings=length, bos_token_id=vocab['<|startoftext|>'],
-        eos_token_id=vocab['<|endoftext|>'], pad_token_id=vocab['<|endoftext|>'], **text)).save_pretrained(folder/'text_encoder')
-    UNet2DConditionModel(sample_size=8, layers_per_block=1, norm_num_groups=8, **unet).save_pretrained(folder/'unet')
-    AutoencoderKL(down_block_types=blocks[0], up_block_types=blocks[1], block_out_channels=(8,8,16,16), norm_num_groups=4, sample_size=64,
-        layers_per_block=1, scaling_factor=.18215).save_pretrained(folder/'vae')
-    PNDMScheduler(beta_start=.00085, beta_end=.012, beta_schedule='scaled_linear', skip_prk_steps=True, set_alpha_to_one=False,
-        steps_offset=1, **scheduler).save_pretrained(folder/'scheduler')
-    parts = dict(text_encoder=['transformers','CLIPTextModel'], tokenizer=['transformers','CLIPTokenizer'], unet=['diffusers','UNet2DConditionModel'],
-        vae=['diffusers','AutoencoderKL'], scheduler=['diffusers','PNDMScheduler'], safety_checker=[None,None], feature_extractor=[None,None])
-    (folder/'model_index.json').write_text(json.dumps({'_class_name':'StableDiffusionPipeline', 'requires_safety_checker':False, **parts}))
-    return folder
-
-
-down,up = ('CrossAttnDownBlock2D','DownBlock2D'), ('UpBlock2D','CrossAttnUpBlock2D')
-text15 = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, hidden_act='quick_gelu')
-text21 = dict(hidden_size=48, intermediate_size=96, num_hidden_layers=3, num_attention_heads=4, hidden_act='gelu', projection_dim=16)
-unet15 = dict(block_out_channels=(16,32), cross_attention_dim=32, attention_head_dim=4, down_block_types=down, up_block_types=up)
-unet21 = dict(block_out_channels=(16,32), cross_attention_dim=48, attention_head_dim=[2,4], use_linear_projection=True, upcast_attention=True,
-    down_block_types=down, up_block_types=up)
+tokens = json.loads((embedded_model()/'tokenizer/vocab.json').read_text())
+short = dict(vocab_size=len(tokens), max_position_embeddings=24, bos_token_id=tokens['<|startoftext|>'], eos_token_id=tokens['<|endoftext|>'], pad_token_id=tokens['<|endoftext|>'])
+small = dict(sample_size=8, layers_per_block=1, norm_num_groups=8, down_block_types=('CrossAttnDownBlock2D','DownBlock2D'), up_block_types=('UpBlock2D','CrossAttnUpBlock2D'))
+text15 = dict(short, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, hidden_act='quick_gelu')
+text21 = dict(short, hidden_size=48, intermediate_size=96, num_hidden_layers=3, num_attention_heads=4, hidden_act='gelu', projection_dim=16)
+unet15 = dict(small, block_out_channels=(16,32), cross_attention_dim=32, attention_head_dim=4)
+unet21 = dict(small, block_out_channels=(16,32), cross_attention_dim=48, attention_head_dim=[2,4], use_linear_projection=True, upcast_attention=True)
+vae = dict(block_out_channels=(8,8,16,16), norm_num_groups=4, sample_size=64, layers_per_block=1)
 
 
 @pytest.fixture(scope='module')
 def folders(tmp_path_factory):
     "Model folders by name"
-    new = lambda name,*args: random_folder(tmp_path_factory.mktemp(name), *args)
+    new = lambda name,text,unet,**scheduler: random_folder(tmp_path_factory.mktemp(name), text, unet, vae, scheduler)
     return dict(embedded=embedded_model(),
-        sd15=new('sd15', text15, unet15, {}),
-        sd21=new('sd21', text21, unet21, dict(prediction_type='v_prediction')),
-        masked=new('masked', dict(text15, use_attention_mask=True), unet15, {}),
-        distilled=new('distilled', text15, dict(unet15, time_cond_proj_dim=24), {}))
+        sd15=new('sd15', text15, unet15),
+        sd21=new('sd21', text21, unet21, prediction_type='v_prediction'),
+        masked=new('masked', dict(text15, use_attention_mask=True), unet15),
+        distilled=new('distilled', text15, dict(unet15, time_cond_proj_dim=24)))
 
 
 @pytest.fixture(scope='module')

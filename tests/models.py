@@ -1,0 +1,37 @@
+"Stable Diffusions of random weights, in folders as the real ones: what they draw is noise, but shapes, files and sums are real."
+import json, shutil, torch
+from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel
+from miniai.core import embedded_model
+
+sd15_scheduler = dict(beta_start=.00085, beta_end=.012, beta_schedule='scaled_linear', skip_prk_steps=True, set_alpha_to_one=False, steps_offset=1)
+sd15_blocks = dict(down_block_types=('CrossAttnDownBlock2D',)*3 + ('DownBlock2D',), up_block_types=('UpBlock2D',) + ('CrossAttnUpBlock2D',)*3)
+sd15_text = dict(hidden_act='quick_gelu', vocab_size=49408, max_position_embeddings=77, bos_token_id=0, eos_token_id=2, pad_token_id=1)
+
+def sd15(width=1):
+    "The configuration of Stable Diffusion 1.5 (CompVis), or with layers `width` times narrower and pictures `width` times smaller"
+    text = dict(hidden_size=768//width, intermediate_size=3072//width, num_hidden_layers=12//min(width,4), num_attention_heads=12//min(width,4), **sd15_text)
+    unet = dict(sample_size=64//min(width,4), layers_per_block=2, block_out_channels=tuple(c//width for c in (320,640,1280,1280)), cross_attention_dim=768//width,
+        attention_head_dim=8, norm_num_groups=32//width, **sd15_blocks)
+    vae = dict(sample_size=512//min(width,4), layers_per_block=2, block_out_channels=tuple(c//width for c in (128,256,512,512)), norm_num_groups=32//width)
+    return text,unet,vae,{}
+
+def random_folder(folder, text, unet, vae, scheduler):
+    "A Stable Diffusion of random weights in `folder`, with the embedded model's vocabulary"
+    torch.manual_seed(0)
+    blocks = ('DownEncoderBlock2D',)*4, ('UpDecoderBlock2D',)*4
+    CLIPTextModel(CLIPTextConfig(**text)).save_pretrained(folder/'text_encoder')
+    UNet2DConditionModel(**unet).save_pretrained(folder/'unet')
+    AutoencoderKL(down_block_types=blocks[0], up_block_types=blocks[1], scaling_factor=.18215, **vae).save_pretrained(folder/'vae')
+    PNDMScheduler(**sd15_scheduler, **scheduler).save_pretrained(folder/'scheduler')
+    change(folder/'scheduler/scheduler_config.json', clip_sample=False)
+    shutil.copytree(embedded_model()/'tokenizer', folder/'tokenizer')
+    change(folder/'tokenizer/tokenizer_config.json', model_max_length=text['max_position_embeddings'])
+    parts = dict(text_encoder=['transformers','CLIPTextModel'], tokenizer=['transformers','CLIPTokenizer'], unet=['diffusers','UNet2DConditionModel'],
+        vae=['diffusers','AutoencoderKL'], scheduler=['diffusers','PNDMScheduler'], safety_checker=[None,None], feature_extractor=[None,None])
+    (folder/'model_index.json').write_text(json.dumps({'_class_name':'StableDiffusionPipeline', 'requires_safety_checker':False, **parts}))
+    return folder
+
+def change(file, **entries):
+    "Set entries of a JSON file"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **entries}))

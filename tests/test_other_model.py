@@ -1,0 +1,30 @@
+"The notebooks on the pipeline with another model than the embedded one: Stable Diffusion 1.5's architecture of random weights, eight times narrower; and the pipeline once in full width."
+from pathlib import Path
+import nbformat, numpy as np, pytest, torch
+from diffusers import StableDiffusionPipeline
+from miniai.pipeline import StableDiffusion
+from models import random_folder, sd15
+from running import run_notebook
+
+nbs = Path(__file__).parent.parent/'nbs'
+notebooks = ['01_tokenizer', '02_clip', '03_unet', '04_scheduler', '05_vae', '06_pipeline', '07_customise']
+
+@pytest.fixture(scope='module')
+def narrow(tmp_path_factory): return random_folder(tmp_path_factory.mktemp('narrow'), *sd15(width=8))
+
+@pytest.mark.parametrize('name', notebooks)
+def test_it_runs_on_another_model(narrow, name, tmp_path):
+    run_notebook(nbformat.read(nbs/f'{name}.ipynb', as_version=4), tmp_path, MINIAI_MODEL=str(narrow))
+
+@pytest.mark.slow
+def test_full_width(tmp_path, monkeypatch):
+    "The library's picture of 512 by 512 pixels, with the 1.07 thousand million parameters of Stable Diffusion 1.5"
+    monkeypatch.setenv('MINIAI_MODEL', str(random_folder(tmp_path, *sd15())))
+    sd = StableDiffusion.from_pretrained(device='cpu')
+    assert sum(p.numel() for part in (sd.text_encoder,sd.unet,sd.vae) for p in part.parameters()) > 1e9
+    run = dict(num_inference_steps=1, guidance_scale=3, negative_prompt='a bag')
+    [image] = sd('a red ankle boot', seed=0, **run)
+    library = StableDiffusionPipeline(**vars(sd), safety_checker=None, feature_extractor=None, requires_safety_checker=False)
+    theirs = library('a red ankle boot', generator=torch.Generator().manual_seed(0), **run).images[0]
+    assert image.size == (512,512)
+    assert np.abs(np.asarray(image).astype(int) - np.asarray(theirs)).max() <= 1
