@@ -120,7 +120,7 @@ def show_heatmap(
     ax:plt.Axes=None, # Where to draw; None makes a new figure
 ):
     "Show a table of numbers as colours"
-    values = np.asarray(torch.as_tensor(values).detach().cpu(), dtype=float)
+    values = torch.as_tensor(values).detach().cpu().double().numpy()
     if values.ndim!=2: raise ValueError(f"a heat map shows a table (rows, columns), not shape {values.shape}")
     nrows,ncols = values.shape
     if ax is None: ax = plt.subplots(figsize=(1.5+.5*ncols, 1+.4*nrows))[1]

@@ -12,6 +12,7 @@ import json
 from importlib.resources import files
 from pathlib import Path
 import numpy as np, torch, torch.nn.functional as F
+from accelerate import Accelerator
 from torch import Tensor,nn
 from fastcore.script import call_parse
 from safetensors.torch import load_file,save_file
@@ -28,7 +29,7 @@ def background_color(
     x:Tensor, # (n,3,h,w) pictures in [0,1]
 )->Tensor: # int64 (n,), index into `backgrounds`
     "The colour behind the garment: the median of the frame, two pixels wide, named after the nearest background."
-    frame = torch.ones(x.shape[-2:], dtype=torch.bool)
+    x,frame = x.float().cpu(),torch.ones(x.shape[-2:], dtype=torch.bool)
     frame[2:-2,2:-2] = False
     return torch.cdist(x[:,:,frame].median(2).values, _palette[1]).argmin(1)
 
@@ -38,7 +39,7 @@ def garment_color(
 )->Tensor: # int64 (n,), index into `colors`; -1 where there is nothing but background
     "The colour that, at shades from 0.4 to 1 and mixed with the background, explains the garment best."
     shade,cover = torch.meshgrid(torch.linspace(0.4, 1, 7), torch.tensor([0.4,0.6,0.8,1]), indexing='ij')
-    names = torch.full((len(x),), -1)
+    x,names = x.float().cpu(),torch.full((len(x),), -1)
     for i,(picture,behind) in enumerate(zip(x[:,:,::2,::2], _palette[1][background_color(x)])):
         pixels = picture.flatten(1).T
         pixels = pixels[(pixels-behind).norm(dim=1)>0.25]
@@ -94,7 +95,8 @@ def train_judge(
     data=None, # folder with Fashion-MNIST
 ):
     "Train the judge and save it in the package."
-    judge = run(JudgeLoss(Judge(), Pictures(*load_fashion_mnist('train', path=data, download=True))), 'judge', checkpoints, steps=steps, lr=3e-3, ema=0.99)
+    loss = JudgeLoss(Judge(), Pictures(*load_fashion_mnist('train', path=data, download=True)))
+    judge = run(loss, 'judge', checkpoints, steps=steps, lr=3e-3, ema=0.99, accelerator=Accelerator())
     save_file(halves(judge.state_dict()), judge_file())
 
 # %% ../nbs/10_evaluation.ipynb #1a7f2135

@@ -68,7 +68,7 @@ def guided_distillation(
     halfway_steps:int=2200, # of training with `HalfwayLoss`
     grid_steps:int=8, # of the student's sampler
     guidance_dim:int=64, # width of the student's input for the guidance scale
-    accelerator:Accelerator|None=None, # device, precision, processes
+    accelerator:Accelerator|None=None, # device, precision, processes; None trains where the teacher is
     **kwargs, # passed to `GuidedLoss`
 )->StableDiffusion:
     "Stage one: teach a student to need one evaluation where its guided teacher needs two."

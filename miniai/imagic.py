@@ -274,7 +274,7 @@ def otsu_threshold(
 )->Tensor: # (n,)
     "The cut that parts each row into two classes with the largest variance between them (Otsu 1979)"
     v = values.sort(1).values
-    below = torch.arange(1, v.shape[1])
+    below = torch.arange(1, v.shape[1], device=v.device)
     above = v.shape[1] - below
     total = v.cumsum(1)
     difference = (total[:,-1:]-total[:,:-1])/above - total[:,:-1]/below

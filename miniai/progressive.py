@@ -51,7 +51,7 @@ def signal_and_noise(
     t:Tensor, # int64 (n,) timesteps; -1 is no noise
 )->tuple: # alpha and sigma, each (n,1,1,1)
     "How much picture and how much noise is in a latent at timestep `t`."
-    squares = torch.cat([scheduler.alphas_cumprod, torch.ones(1)]).to(t.device)[t].view(-1,1,1,1)
+    squares = torch.cat([scheduler.alphas_cumprod.cpu(), torch.ones(1)]).to(t.device)[t].view(-1,1,1,1)
     return squares.sqrt(),(1-squares).sqrt()
 
 # %% ../nbs/11_progressive_distillation.ipynb #8a0df5e4
@@ -122,7 +122,7 @@ def check_student(teacher, student):
     if kinds[1]!='v_prediction': raise ValueError(f"the student predicts {kinds[1]!r}; a student of few steps has to predict 'v_prediction'")
     a,b = teacher.unet.dtype,student.unet.dtype
     if a!=b: raise ValueError(f"the teacher computes in {a}, the student in {b}; load the teacher with dtype=torch.float32")
-    a,b = (sd.scheduler.alphas_cumprod for sd in (teacher,student))
+    a,b = (sd.scheduler.alphas_cumprod.cpu() for sd in (teacher,student))
     if a.shape!=b.shape or not torch.allclose(a, b): raise ValueError("teacher and student have different noise schedules; make the student with new_student(teacher)")
     a,b = (sd.unet.config.time_cond_proj_dim for sd in (teacher,student))
     if a and a!=b: raise ValueError(f"the teacher's guidance input is {a} wide, the student's {b}; they have to be equal")
@@ -224,7 +224,7 @@ def progressive_distillation(
     checkpoints, # folder for a checkpoint and a record of the loss
     steps:int=250, # of training
     lr:float=2e-3, # the highest learning rate
-    accelerator:Accelerator|None=None, # device, precision, processes
+    accelerator:Accelerator|None=None, # device, precision, processes; None trains where the teacher is
     **kwargs, # passed to `ProgressiveLoss`
 )->StableDiffusion:
     "Teach a student to do in one step what its teacher does in two."

@@ -97,10 +97,10 @@ def train(
     ema:float=0.999, # decay of the averaged weights
     checkpoint=None, # folder to write checkpoints to, and to resume from
     every:int=500, # steps between checkpoints
-    accelerator:Accelerator|None=None, # device, precision, processes
+    accelerator:Accelerator|None=None, # device, precision, processes; None trains where `loss` is
 ): # yields `Trained` after each step
     "Train, as a generator of `Trained`. At the end the module holds its averaged weights."
-    acc = accelerator or Accelerator()
+    acc = accelerator or Accelerator(device_placement=False)
     net,params = acc.prepare(loss),[p for p in loss.parameters() if p.requires_grad]
     opt,average = MuonAdamW(net, lr),EMAModel(params, decay=ema)
     for step in range(resume(acc, checkpoint, opt, average), steps):
