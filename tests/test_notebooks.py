@@ -46,13 +46,28 @@ def test_it_names_no_path_of_the_machine_it_ran_on(nb):
     assert [t for t in texts if machine_path.search(t)] == []
 
 def test_it_opens_with_a_title_and_one_line(nb):
-    text = '\n'.join(c.source for c in nb.cells[:2] if c.cell_type == 'markdown')
-    assert re.match(r'# \S.*\n+> \S', text), text
+    text = nb.cells[0].source
+    assert re.fullmatch(r'# \S.*\n+> \S.*', text), text
 
 def test_it_closes_with_summary_and_exercises(path, nb):
     if path.stem == 'index': return
     headings = [line for c in nb.cells if c.cell_type == 'markdown' for line in c.source.splitlines() if line.startswith('## ')]
     assert headings[-2:] == ['## Summary', '## Exercises']
+
+def test_its_exercises_answer(path, nb):
+    "Three to five; each with an answer cell, a check that takes anything, and a folded solution that passes it"
+    if path.stem == 'index': return
+    start = next(i for i,c in enumerate(nb.cells) if re.search('^## Exercises$', c.source, re.M))
+    texts = '\n'.join(c.source for c in nb.cells[start:] if c.cell_type == 'markdown')
+    numbers = re.findall(r'^\*\*(\d)\.', texts.partition('## Exercises')[2], re.M)
+    assert numbers == list('12345')[:len(numbers)] and len(numbers) >= 3
+    codes = [c.source for c in nb.cells[start:] if c.cell_type == 'code']
+    checks = re.findall(r'^@exercise\ndef (check_\w+)\(', '\n'.join(codes), re.M)
+    assert len(checks) == sum('# yours here' in code for code in codes) == len(numbers)
+    assert sum(code.startswith('#| code-fold: true\n') for code in codes) >= len(numbers)
+    assert [name for name in checks if f'test_eq({name}(solution), ' not in '\n'.join(codes).lower()] == []
+    said = [o.data['text/plain'] for c in nb.cells[start:] for o in c.get('outputs', []) if c.source.splitlines()[-1].startswith('check_') and 'data' in o]
+    assert len(said) == len(numbers) and all(re.match('.not yet: ', text) for text in said)
 
 def test_its_cells_are_small(nb):
     assert [c.source for c in code_cells(nb) if len(c.source.splitlines()) > 25] == []

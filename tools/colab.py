@@ -19,7 +19,6 @@ except ImportError: get_ipython().run_line_magic('pip', 'install -q git+{s['git_
 
 for path in sorted((root/s['nbs_path']).glob('[0-9]*.ipynb')):
     nb = nbformat.read(path, as_version=4)
-    cells = [c for c in nb.cells if c.id not in ('badge','install')]
-    first = [nbformat.v4.new_markdown_cell(badge(path.name), id='badge'), nbformat.v4.new_code_cell(install, id='install')]
-    nb.cells = [cells[0], *first, *cells[1:]]
+    title,opening,*rest = [c for c in nb.cells if c.id not in ('badge','install')]
+    nb.cells = [title, nbformat.v4.new_markdown_cell(badge(path.name), id='badge'), opening, nbformat.v4.new_code_cell(install, id='install'), *rest]
     path.write_text(nbformat.writes(nb, indent=1) + '\n', encoding='utf-8')
