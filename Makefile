@@ -33,7 +33,7 @@ lab: .venv/.dev  ## open the notebooks in JupyterLab
 	.venv/bin/jupyter lab nbs
 
 export: .venv/.dev  ## after editing a notebook: write the modules, badges and README.md, clean the notebooks
-	.venv/bin/python tools/colab.py
+	.venv/bin/python tools/notebooks.py
 	.venv/bin/nbdev-export
 	.venv/bin/nbdev-clean
 	.venv/bin/python tools/readme.py

@@ -110,6 +110,10 @@ def check_pictures(page, nb):
     widths = page.locator('.jp-OutputArea-output img').evaluate_all('images => images.map(o => o.naturalWidth)')
     assert held>3 and len(widths)>=held and min(widths)>0
 
+def check_folded(page, nb):
+    "Solutions are folded away, and nothing else is"
+    assert page.locator('.jp-InputPlaceholder').count() == sum(c.source.startswith('#| code-fold: true') for c in nb.cells) >= 3
+
 @pytest.mark.parametrize('name', ['06_pipeline', '07_customise', '13_imagic', '17_random'])
 def test_all_cells_run(lab, project, page, name):
     run_all(page, lab, name)
@@ -117,6 +121,7 @@ def test_all_cells_run(lab, project, page, name):
     take_screenshot(page, name)
     check_saved(nb)
     check_pictures(page, nb)
+    check_folded(page, nb)
     if name=='07_customise': check_explorer(page)
 
 def check_explorer(page):

@@ -18,7 +18,7 @@ def test_badges_export_clean_and_readme_change_nothing(tmp_path):
         if (root/name).is_dir(): shutil.copytree(root/name, tmp_path/name, ignore=ignore)
         else: shutil.copy(root/name, tmp_path/name)
     before = contents(tmp_path)
-    subprocess.run([sys.executable, 'tools/colab.py'], cwd=tmp_path, check=True)
+    subprocess.run([sys.executable, 'tools/notebooks.py'], cwd=tmp_path, check=True)
     for step in steps: subprocess.run([sys.executable, '-c', f'{step}; step()'], cwd=tmp_path, check=True)
     subprocess.run([sys.executable, 'tools/readme.py'], cwd=tmp_path, check=True)
     after = contents(tmp_path)

@@ -57,7 +57,7 @@ def test_the_wheel_holds_all_of_the_package(tmp_path):
     assert 'miniai = miniai.pipeline:main' in entry_points and 'miniai = miniai._modidx:d' in entry_points
 
 def test_home_stands_in_settings_only():
-    "And in the notebooks' badges, which tools/colab.py writes"
+    "And in the notebooks' badges, which tools/notebooks.py writes"
     texts = {name: (root/name).read_text(encoding='utf-8', errors='ignore') for name in tracked()
              if (root/name).exists() and (root/name).stat().st_size < 1_000_000 and not name.endswith('.ipynb')}
     assert [name for name, text in texts.items() if settings['user'] in text] == ['settings.ini']

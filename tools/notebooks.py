@@ -1,4 +1,5 @@
-"Give every notebook a badge that opens it in Colab, and a first cell that installs the package where it is missing; settings.ini says from where."
+"""What every notebook has in common: a badge that opens it in Colab, a cell that installs the package where it is missing, and solutions that are folded away,
+in JupyterLab and in Colab. settings.ini says from where."""
 from configparser import ConfigParser
 from pathlib import Path
 import nbformat
@@ -17,8 +18,12 @@ install = f"""#| hide
 try: import {s['lib_path']}
 except ImportError: get_ipython().run_line_magic('pip', 'install -q git+{s['git_url']}')"""
 
+def fold(cell):
+    if cell.source.startswith('#| code-fold: true'): cell.metadata.update(cellView='form', jupyter=dict(source_hidden=True))
+
 for path in sorted((root/s['nbs_path']).glob('[0-9]*.ipynb')):
     nb = nbformat.read(path, as_version=4)
     title,opening,*rest = [c for c in nb.cells if c.id not in ('badge','install')]
     nb.cells = [title, nbformat.v4.new_markdown_cell(badge(path.name), id='badge'), opening, nbformat.v4.new_code_cell(install, id='install'), *rest]
+    for cell in nb.cells: fold(cell)
     path.write_text(nbformat.writes(nb, indent=1) + '\n', encoding='utf-8')
