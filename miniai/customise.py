@@ -18,7 +18,7 @@ from pathlib import Path
 from threading import Event, Thread
 
 # %% ../nbs/07_customise.ipynb #7b0b1f14
-import numpy as np, torch, torch.nn.functional as F
+import ipywidgets as widgets, numpy as np, torch, torch.nn.functional as F
 from fastcore.basics import patch
 from fastcore.imports import in_notebook
 from PIL import Image
@@ -348,24 +348,22 @@ def _png(im):
 
 def _controls(prompt, negative_prompt, guidance_scale, num_inference_steps, seed, scheduler):
     "A widget for each argument of the run"
-    import ipywidgets as w
-    look = dict(style={'description_width':'110px'}, layout=w.Layout(width='440px'))
+    look = dict(style={'description_width':'110px'}, layout=widgets.Layout(width='440px'))
     return dict(
-        prompt=w.Text(prompt, description='prompt', **look),
-        negative_prompt=w.Text(negative_prompt, description='negative prompt', **look),
-        guidance_scale=w.FloatSlider(guidance_scale, min=1, max=max(15, guidance_scale), step=.5, description='guidance', **look),
-        num_inference_steps=w.IntSlider(num_inference_steps, min=1, max=max(100, num_inference_steps), description='steps', **look),
-        seed=w.BoundedIntText(seed, min=0, max=2**31-1, description='seed', **look),
-        scheduler=w.Dropdown(options=list(schedulers), value=scheduler, description='scheduler', **look))
+        prompt=widgets.Text(prompt, description='prompt', **look),
+        negative_prompt=widgets.Text(negative_prompt, description='negative prompt', **look),
+        guidance_scale=widgets.FloatSlider(guidance_scale, min=1, max=max(15, guidance_scale), step=.5, description='guidance', **look),
+        num_inference_steps=widgets.IntSlider(num_inference_steps, min=1, max=max(100, num_inference_steps), description='steps', **look),
+        seed=widgets.BoundedIntText(seed, min=0, max=2**31-1, description='seed', **look),
+        scheduler=widgets.Dropdown(options=list(schedulers), value=scheduler, description='scheduler', **look))
 
 # %% ../nbs/07_customise.ipynb #3a8e402a
 class Explorer:
     "A pipeline with knobs; whenever one is turned, the picture is drawn anew"
     def __init__(self, sd, **start):
-        import ipywidgets as w
         self.sd,self.controls = sd,_controls(**start)
-        self.picture,self.status = w.Image(format='png', width=256),w.Label()
-        self.widget = w.HBox([w.VBox(list(self.controls.values())), w.VBox([self.picture, self.status])])
+        self.picture,self.status = widgets.Image(format='png', width=256),widgets.Label()
+        self.widget = widgets.HBox([widgets.VBox(list(self.controls.values())), widgets.VBox([self.picture, self.status])])
         for name,part in dict(self.controls, picture=self.picture, status=self.status, explorer=self.widget).items(): part.add_class(f"miniai-{name.replace('_','-')}")
         for control in self.controls.values(): control.observe(self.draw, 'value')
         self.image,self.thread,self.stop = None,None,Event()
@@ -426,11 +424,7 @@ def explore(
     num_inference_steps:int=20, # More take longer and are finer
     seed:int=0, # Where the noise starts
     scheduler:str='DDIM', # One of `schedulers`
-)->Explorer: # Its `controls`, by the names above; `image`, the last picture. Without ipywidgets, the picture itself
+)->Explorer: # Its `controls`, by the names above; `image`, the last picture
     "Knobs for a pipeline, in a notebook"
     if scheduler not in schedulers: raise ValueError(f"scheduler is one of {', '.join(schedulers)}, not {scheduler!r}")
-    args = dict(negative_prompt=negative_prompt, guidance_scale=guidance_scale, num_inference_steps=num_inference_steps, seed=seed)
-    try: return Explorer(sd, prompt=prompt, scheduler=scheduler, **args)
-    except ImportError:
-        print('The knobs need ipywidgets (pip install ipywidgets); here is the picture alone.')
-        return _enlarged(with_parts(sd, scheduler=schedulers[scheduler].from_config(sd.scheduler.config))(prompt, **args)[0])
+    return Explorer(sd, prompt=prompt, negative_prompt=negative_prompt, guidance_scale=guidance_scale, num_inference_steps=num_inference_steps, seed=seed, scheduler=scheduler)

@@ -438,16 +438,16 @@ def from_pretrained(cls:StableDiffusion,
     variant:str=None, # Of the weights on disk, such as 'fp16'
 )->StableDiffusion:
     "Load the five parts; weights only from safetensors files, strictly"
-    from diffusers import AutoencoderKL, UNet2DConditionModel
-    from transformers import CLIPTextModel, CLIPTokenizer
     folder = _find_folder(os.environ.get('MINIAI_MODEL') or embedded_model() if path is None else path, variant)
     device = device or default_device()
     dtype = dtype or default_dtype(device)
-    try: tokenizer = CLIPTokenizer.from_pretrained(folder, subfolder='tokenizer', local_files_only=True)
-    except Exception as e: raise ValueError(f"{folder/'tokenizer'} does not make a CLIPTokenizer: {e}") from e
-    text_encoder = _load_network(CLIPTextModel, folder, 'text_encoder', dtype, variant).to(device)
-    unet = _load_network(UNet2DConditionModel, folder, 'unet', dtype, variant).to(device)
-    vae = _load_network(AutoencoderKL, folder, 'vae', dtype, variant).to(device)
+    with progress_bar(('text_encoder','unet','vae'), desc='loading the model') as bar:
+        from diffusers import AutoencoderKL, UNet2DConditionModel
+        from transformers import CLIPTextModel, CLIPTokenizer
+        try: tokenizer = CLIPTokenizer.from_pretrained(folder, subfolder='tokenizer', local_files_only=True)
+        except Exception as e: raise ValueError(f"{folder/'tokenizer'} does not make a CLIPTokenizer: {e}") from e
+        classes = dict(text_encoder=CLIPTextModel, unet=UNet2DConditionModel, vae=AutoencoderKL)
+        text_encoder,unet,vae = (_load_network(classes[part], folder, part, dtype, variant).to(device) for part in bar)
     _check_fit(tokenizer, text_encoder, unet, vae, folder)
     return cls(tokenizer, text_encoder, unet, _load_scheduler(folder), vae)
 

@@ -1,5 +1,5 @@
 "What runs on an accelerator: here on a pretended one, in the precision that DTYPE names. `test_device` runs this file in a process of its own."
-import os, sys
+import os
 import fake_device, numpy as np, pytest, torch
 import miniai.core
 dtype = getattr(torch, os.environ['DTYPE'])
@@ -63,9 +63,10 @@ def test_callbacks():
     callbacks = [EarlyStop(), GuidanceSchedule(lambda done: 3.), Preview(sd.vae, show=to_image), Record()]
     pixels(with_parts(sd, scheduler=schedulers['DDIM'].from_config(sd.scheduler.config), callbacks=callbacks)(prompt, seed=0, **quick))
 
-def test_explore_without_widgets(monkeypatch):
-    monkeypatch.setitem(sys.modules, 'ipywidgets', None)
-    pixels([explore(sd, prompt, num_inference_steps=3)])
+def test_explore():
+    explorer = explore(sd, prompt, num_inference_steps=3)
+    assert explorer.wait(60) and explorer.status.value=='done'
+    pixels([explorer.image])
 
 def test_attention():
     with attention_maps(sd.unet) as maps: [image] = sd(prompt, seed=0, **quick)

@@ -1,5 +1,5 @@
 "What `miniai.customise` promises beyond its notebook: the library's pictures from pictures, masks and pictures of every kind, films, and an explorer that listens"
-import base64, io, math, sys, threading
+import base64, io, math, threading
 
 import diffusers, numpy as np, pytest, torch
 from diffusers import DDIMInverseScheduler, StableDiffusionImg2ImgPipeline, StableDiffusionInpaintPipeline
@@ -481,12 +481,6 @@ def test_a_page_without_widgets_has_a_picture(explorer):
     bundle = explorer._repr_mimebundle_()
     assert 'application/vnd.jupyter.widget-view+json' in bundle
     assert Image.open(io.BytesIO(base64.b64decode(bundle['image/png']))).size == (256,256)
-
-
-def test_without_ipywidgets_there_is_a_picture(sd, monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, 'ipywidgets', None)
-    im = explore(sd, num_inference_steps=2)
-    assert isinstance(im, Image.Image) and 'pip install ipywidgets' in capsys.readouterr().out
 
 
 @pytest.mark.parametrize('kwargs,error,words', [(dict(scheduler='Heun'), ValueError, 'DDIM, PNDM.*Heun'), (dict(steps=3), TypeError, 'steps')])
