@@ -30,7 +30,7 @@ slow-test: .venv/.dev  ## run what takes minutes and 12 GB of memory: the full w
 	HF_HUB_OFFLINE=1 .venv/bin/python -m pytest -q -m slow
 
 lab: .venv/.dev  ## open the notebooks in JupyterLab
-	.venv/bin/jupyter lab nbs
+	.venv/bin/jupyter lab nbs $(if $(filter 0,$(shell id -u)),--allow-root)
 
 export: .venv/.dev  ## after editing a notebook: write the modules, badges and README.md, clean the notebooks
 	.venv/bin/python tools/notebooks.py

@@ -41,7 +41,7 @@ def lab(project):
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(values))
     (config/'jupyter_server_config.json').write_text(json.dumps(dict(
-        ServerApp=dict(open_browser=False, allow_root=True, ip='127.0.0.1', port=0), IdentityProvider=dict(token='lesson10'))))
+        ServerApp=dict(open_browser=False, ip='127.0.0.1', port=0), IdentityProvider=dict(token='lesson10'))))
     env = {**os.environ, 'JUPYTER_CONFIG_DIR': str(config), 'JUPYTER_DATA_DIR': str(project/'data'), 'JUPYTER_RUNTIME_DIR': str(project/'runtime'),
         'PYTHONPATH': str(root), 'HF_HUB_OFFLINE': '1', 'OMP_NUM_THREADS': '1'}
     with open(project/'lab.log', 'w') as log:
