@@ -56,6 +56,10 @@ def test_the_wheel_holds_all_of_the_package(tmp_path):
     for line in f'Name: {settings["lib_name"]}', f'Version: {settings["version"]}', f'Requires-Python: >={settings["min_python"]}', f'Project-URL: Repository, {settings["git_url"]}': assert line in metadata
     assert 'miniai = miniai.pipeline:main' in entry_points and 'miniai = miniai._modidx:d' in entry_points
 
+def test_the_repository_is_small():
+    sizes = {name: (root/name).stat().st_size for name in tracked() if (root/name).exists()}
+    assert sum(sizes.values()) < 60e6 and max(sizes.values()) < 12e6
+
 def test_home_stands_in_settings_only():
     "And in the notebooks' badges, which tools/notebooks.py writes"
     texts = {name: (root/name).read_text(encoding='utf-8', errors='ignore') for name in tracked()
