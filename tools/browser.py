@@ -20,7 +20,7 @@ def find_browser():
 def install_browser():
     if shutil.which('apt-get') and os.getuid()==0:
         subprocess.run(['apt-get', 'update', '-q'], check=True)
-        subprocess.run(['apt-get', 'install', '-q', '-y', '--no-install-recommends', 'chromium'], check=True, env={**os.environ, 'DEBIAN_FRONTEND': 'noninteractive'})
+        subprocess.run(['apt-get', 'install', '-q', '-y', '--no-install-recommends', 'chromium', 'fonts-liberation'], check=True, env={**os.environ, 'DEBIAN_FRONTEND': 'noninteractive'})
     else: subprocess.run([sys.executable, '-m', 'playwright', 'install', 'chromium'], check=True)
 
 if __name__ == '__main__':
