@@ -3,7 +3,6 @@
 `make test-browser` brings what this needs. Screenshots go to build/screenshots."""
 import json, os, re, shutil, signal, subprocess, sys, time
 from pathlib import Path
-from urllib.request import urlopen
 import nbformat, pytest
 
 sys.path.append(str(Path(__file__).parent.parent/'tools'))

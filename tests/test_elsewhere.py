@@ -1,5 +1,5 @@
 "Every notebook runs alone in an empty folder, on the package installed from a wheel and what it depends on, with no checkout in sight; and no answer breaks its exercises."
-import json, re, subprocess, sys
+import subprocess, sys
 from importlib.metadata import PackageNotFoundError, packages_distributions, requires
 from pathlib import Path
 import nbformat, pytest

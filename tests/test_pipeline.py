@@ -2,12 +2,11 @@
 import copy, dataclasses, fcntl, functools, inspect, json, math, os, pty, re, shutil, struct, subprocess, sys, termios, warnings
 from pathlib import Path
 
-import diffusers, numpy as np, pytest, torch, transformers
-from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+import diffusers, numpy as np, pytest, torch
+from diffusers import AutoencoderKL, StableDiffusionPipeline
 from hypothesis import given, settings, strategies as st
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from transformers import CLIPTextConfig, CLIPTextModel
 
 from miniai.core import *
 from miniai.pipeline import *
