@@ -17,7 +17,7 @@ metadata := settings.ini setup.py pyproject.toml constraints.txt
 run: .venv/.run  ## make a picture: make run PROMPT="a green bag on a white background"
 	@mkdir -p "$$(dirname "$$OUT")"
 	@.venv/bin/miniai --seed $(SEED) --num-inference-steps $(STEPS) --out "$$OUT" -- "$$PROMPT"
-	@echo 'Next: `make lab` opens the notebooks that made it; start with 06_pipeline.'
+	@echo 'Next: `make lab` opens the notebooks that made it; start with 01_pipeline.'
 
 test: .venv/.dev $(if $(CI),.venv/.browser)  ## run every notebook and every test
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 .venv/bin/nbdev-test

@@ -2,7 +2,7 @@
 
     python benchmarks/clip.py [--save] [--data folder]
 
-Every accuracy is measured with three seeds, which choose garments, places and sizes (and the noise, where pictures are drawn). `--save` keeps the results for `nbs/02_clip.ipynb`."""
+Every accuracy is measured with three seeds, which choose garments, places and sizes (and the noise, where pictures are drawn). `--save` keeps the results for `nbs/03_clip.ipynb`."""
 import torch
 from fastcore.script import call_parse
 from miniai.clip import CLIP, encode

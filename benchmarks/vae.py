@@ -3,7 +3,7 @@
     python benchmarks/vae.py [--save] [--data folder]
 
 Three seeds, which choose garments, places and sizes, and the samples drawn from the encoder's distribution. The principal components are those of pictures that the VAE
-was trained on. `--save` keeps the results for `nbs/05_vae.ipynb`."""
+was trained on. `--save` keeps the results for `nbs/07_vae.ipynb`."""
 import torch, torch.nn.functional as F
 from diffusers import AutoencoderKL
 from fastcore.script import call_parse
