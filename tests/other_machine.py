@@ -33,12 +33,11 @@ class OtherMachine(TorchDispatchMode):
         "`n` factors close to 1, of a million that are drawn once"
         if dtype not in self.factors:
             steps = 8 if dtype in (torch.float32,torch.float64) else 1 # Half precision is coarse enough
-            noise = torch.randn(max(n, 1<<20), generator=self.generator, dtype=torch.float64)
+            noise = torch.randn(1<<20, generator=self.generator, dtype=torch.float64)
             self.factors[dtype] = (1 + steps*torch.finfo(dtype).eps*noise).to(dtype)
         pool = self.factors[dtype]
-        if n>len(pool): return pool.repeat(n//len(pool)+1)[:n]
-        start = torch.randint(len(pool)-n+1, (), generator=self.generator).item()
-        return pool[start:start+n]
+        start = torch.randint(len(pool), (), generator=self.generator).item()
+        return pool.repeat((start+n)//len(pool) + 1)[start:start+n] if start+n>len(pool) else pool[start:start+n]
 
     def changed(self, x):
         "`x`, each number a little off: by about eight of the smallest steps in single precision, which is 1e-6"

@@ -14,10 +14,6 @@ texts = ['', 'a bag', 'red', 'a photo of a red ankle boot on a blue background',
     'something purple on a black background', 'trousers '*20, 'Ein Stiefel, bitte! \N{HIKING BOOT}']
 
 
-@pytest.fixture(scope='module')
-def sd(): return StableDiffusion.from_pretrained(embedded_model(), device='cpu')
-
-
 def scheduler_like(library, name, scheduler):
     "The scheduler called `name`, of diffusers or ours, for the noise of another"
     return getattr(library, f'{name}Scheduler').from_config({**scheduler.config, 'skip_prk_steps':True})

@@ -8,8 +8,8 @@ from miniai.fashion import combinations, sample_dir
 from miniai.pipeline import StableDiffusion
 from miniai.progressive import *
 
-@pytest.fixture(scope='module')
-def teacher(): return StableDiffusion.from_pretrained(embedded_model(), device='cpu')
+@pytest.fixture
+def teacher(sd): return sd
 
 @pytest.fixture(scope='module')
 def data():
