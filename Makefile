@@ -12,25 +12,36 @@ export PROMPT OUT
 
 metadata := settings.ini setup.py pyproject.toml constraints.txt
 
-.PHONY: run test test-browser slow-test lab export docs quarto nbdev2-test clean help
+pytest := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q
+parallel := -n auto --dist worksteal
+
+.PHONY: run test test-all test-other-machine test-browser slow-test lab export docs quarto nbdev2-test clean help
 
 run: .venv/.run  ## make a picture: make run PROMPT="a green bag on a white background"
 	@mkdir -p "$$(dirname "$$OUT")"
 	@.venv/bin/miniai --seed $(SEED) --num-inference-steps $(STEPS) --out "$$OUT" -- "$$PROMPT"
 	@echo 'Next: `make lab` opens the notebooks that made it; start with 01_pipeline.'
 
-test: .venv/.dev $(if $(CI),.venv/.browser)  ## run every notebook and every test
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 .venv/bin/nbdev-test
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n auto --dist loadfile
+test: .venv/.dev $(if $(CI),.venv/.browser)  ## run every notebook, as a reader would, and every test
+	$(pytest) $(parallel)
 
-test-browser: .venv/.browser  ## run notebooks in JupyterLab in a real browser; installs Chromium where there is none
-	HF_HUB_OFFLINE=1 .venv/bin/python -m pytest -q tests/test_browser.py
+test-all: test test-other-machine  ## also under nbdev, on a pretended other machine, on other code paths of this one, and in full width
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 .venv/bin/nbdev-test
+	MKL_CBWR=COMPATIBLE ATEN_CPU_CAPABILITY=default $(pytest) $(parallel)
+	ATEN_CPU_CAPABILITY=avx2 OMP_NUM_THREADS=2 HF_HUB_OFFLINE=1 .venv/bin/python -m pytest -q
+	$(pytest) -m slow
+
+test-other-machine: .venv/.dev  ## run it all where every sum comes out a little different, as on another processor
+	OTHER_MACHINE=1 $(pytest) $(parallel)
+
+test-browser: .venv/.browser  ## run a notebook in JupyterLab in a real browser; installs Chromium where there is none
+	$(pytest) tests/test_browser.py
 
 slow-test: .venv/.dev  ## run what takes minutes and 12 GB of memory: the full width of Stable Diffusion 1.5
-	HF_HUB_OFFLINE=1 .venv/bin/python -m pytest -q -m slow
+	$(pytest) -m slow
 
-lab: .venv/.dev  ## open the notebooks in JupyterLab
-	.venv/bin/jupyter lab nbs $(if $(filter 0,$(shell id -u)),--allow-root)
+lab: .venv/.dev  ## open the notebooks in JupyterLab, on one thread, which suits the embedded model
+	$(if $(MINIAI_MODEL),,OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1}) .venv/bin/jupyter lab nbs $(if $(filter 0,$(shell id -u)),--allow-root)
 
 export: .venv/.dev  ## after editing a notebook: write the modules, badges and README.md, clean the notebooks
 	.venv/bin/python tools/notebooks.py

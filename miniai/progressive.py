@@ -270,7 +270,8 @@ def save_student(
     for part in ('tokenizer','text_encoder','vae'): shutil.copytree(source/part, out/part, dirs_exist_ok=True)
     save_part(student.unet, out/'unet')
     student.scheduler.save_pretrained(out/'scheduler')
-    shutil.copy(source/'model_index.json', out)
+    for name in 'model_index.json','miniai.json':
+        if (source/name).is_file(): shutil.copy(source/name, out)
 
 # %% ../nbs/14_progressive_distillation.ipynb #fc3a6f75
 def teaching_data(

@@ -11,8 +11,8 @@ from miniai.progressive import predict, new_student
 
 prompt = 'a photo of a red ankle boot on a blue background'
 
-@pytest.fixture(scope='module')
-def teacher(): return StableDiffusion.from_pretrained(embedded_model(), device='cpu')
+@pytest.fixture
+def teacher(sd): return sd
 
 @pytest.fixture(scope='module')
 def student(): return StableDiffusion.from_pretrained(embedded_model('distilled'), device='cpu')

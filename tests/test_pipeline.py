@@ -18,10 +18,6 @@ pytestmark = pytest.mark.filterwarnings('ignore:__array__ implementation:Depreca
 schedulers = ['DDIM', 'PNDM', 'LMSDiscrete', 'EulerDiscrete', 'EulerAncestralDiscrete', 'DPMSolverMultistep']
 
 
-@pytest.fixture(scope='module')
-def sd(): return StableDiffusion.from_pretrained(embedded_model(), device='cpu')
-
-
 def scheduler_like(scheduler, name, **kwargs):
     "One of diffusers' schedulers for the noise of another, as Stable Diffusion sets it up"
     return getattr(diffusers, f'{name}Scheduler').from_config({**scheduler.config, 'skip_prk_steps':True, **kwargs})
@@ -30,6 +26,11 @@ def scheduler_like(scheduler, name, **kwargs):
 def difference(a, b):
     "The largest difference of two lists of pictures, in 1/255"
     return max(np.abs(np.asarray(x).astype(int) - np.asarray(y)).max() for x,y in zip(a, b, strict=True))
+
+
+def close(a, b, tol=1e-4):
+    "Whether two tensors differ little, measured by the larger numbers in them"
+    return (a-b).abs().max()<=tol*b.abs().max()
 
 
 # The library's picture
@@ -75,10 +76,9 @@ def both(pair, scheduler, prompts, negatives, n, **kwargs):
     return ours(prompts, negative_prompt=negatives, **new()), library(prompts, negative_prompt=negatives, **new()).images
 
 
-@pytest.mark.parametrize('guidance_scale', [1, 7.5])
-@pytest.mark.parametrize('n', [1,7,20,50])
-@pytest.mark.parametrize('name', schedulers)
-@pytest.mark.parametrize('folder', ['embedded','sd15','sd21'])
+pairwise = [(['embedded','sd15','sd21'][(i+j)%3], name, n, [1,7.5][(i+j)%2]) for i,name in enumerate(schedulers) for j,n in enumerate([1,7,20])]
+
+@pytest.mark.parametrize('folder,name,n,guidance_scale', pairwise) # Any two of these choices meet in one of the runs
 def test_the_librarys_picture(pairs, folder, name, n, guidance_scale):
     scheduler = scheduler_like(pairs[folder][0].scheduler, name)
     ours,library = both(pairs[folder], scheduler, [prompt], ['a bag'], n, guidance_scale=guidance_scale)
@@ -179,14 +179,14 @@ def test_noise_from_any_source_with_randn(sd):
         def randn(self, *shape): return np.random.default_rng(3).standard_normal(shape)
     noise = torch.tensor(np.random.default_rng(3).standard_normal((1,4,8,8))).float()
     run = dict(num_inference_steps=3)
-    assert difference(sd(prompt, generator=Source(), **run), sd(prompt, latents=noise, **run)) == 0
+    assert difference(sd(prompt, generator=Source(), **run), sd(prompt, latents=noise, **run)) <= 1
 
 
 def test_a_generator_or_a_list_of_them(sd):
     run = dict(num_inference_steps=3)
     new = lambda s: torch.Generator().manual_seed(s)
-    assert difference(sd([prompt]*2, generator=[new(4),new(5)], **run), sd([prompt]*2, seed=4, **run)) == 0
-    assert difference(sd(prompt, generator=new(4), **run), sd(prompt, seed=4, **run)) == 0
+    assert difference(sd([prompt]*2, generator=[new(4),new(5)], **run), sd([prompt]*2, seed=4, **run)) <= 1
+    assert difference(sd(prompt, generator=new(4), **run), sd(prompt, seed=4, **run)) <= 1
 
 
 def test_latents_are_not_changed(sd):
@@ -272,20 +272,20 @@ def test_every_run_starts_the_scheduler_afresh(sd):
     first = list(run(sd, scheduler=scheduler))
     for step in run(sd, scheduler=scheduler, num_inference_steps=9):
         if step.index==4: break
-    assert torch.equal(list(run(sd, scheduler=scheduler))[-1].latents, first[-1].latents)
+    assert close(list(run(sd, scheduler=scheduler))[-1].latents, first[-1].latents)
 
 
 def test_two_runs_side_by_side_with_a_scheduler_each(sd):
     scheduler = lambda: diffusers.PNDMScheduler.from_config(sd.scheduler.config)
     alone = list(run(sd, scheduler=scheduler()))[-1].latents
     *_,(a,b) = zip(run(sd, scheduler=scheduler()), run(sd, scheduler=scheduler()))
-    assert torch.equal(a.latents, alone) and torch.equal(b.latents, alone)
+    assert close(a.latents, alone) and close(b.latents, alone)
 
 
 def test_what_the_consumer_does_to_the_latents_holds(sd):
     steps = run(sd)
     next(steps).latents.zero_()
-    assert not torch.allclose(next(steps).latents, list(run(sd))[1].latents)
+    assert not close(next(steps).latents, list(run(sd))[1].latents, 1e-3)
 
 
 def test_without_guidance_the_network_is_asked_once(sd):
@@ -317,9 +317,9 @@ def test_only_what_is_assigned_changes_the_run(sd, name):
             if step.index==1: change(step)
         return step.latents
     plain = last(lambda step: None)
-    assert torch.equal(plain, last(lambda step: setattr(step, 'latents', step.latents.clone())))
+    assert close(plain, last(lambda step: setattr(step, 'latents', step.latents.clone())))
     for name,value in dict(latents=torch.ones(1,4,8,8), guidance_scale=3., embeddings=coat, uncond_embeddings=coat).items():
-        assert not torch.allclose(plain, last(lambda step: setattr(step, name, value)), atol=1e-3)
+        assert not close(plain, last(lambda step: setattr(step, name, value)), 1e-3)
 
 
 def test_what_a_step_is_given_is_what_the_network_gets(sd):
@@ -344,7 +344,7 @@ def test_guidance_of_each_step_is_the_one_it_was_given(sd):
         t = step.timestep
         with torch.no_grad(): text,uncond = (sd.unet(x, t, encoder_hidden_states=e[None]).sample for e in embeddings)
         expected = uncond + (1.5+step.index)*(text-uncond)
-        assert step.guidance_scale==1.5+step.index and torch.allclose(step.noise_pred, expected, atol=1e-4)
+        assert step.guidance_scale==1.5+step.index and close(step.noise_pred, expected)
         x = step.latents
         step.guidance_scale += 1
 
@@ -352,24 +352,6 @@ def test_guidance_of_each_step_is_the_one_it_was_given(sd):
 def test_a_step_can_end_the_run(sd):
     for step in (steps := run(sd)): step.stop = step.index==2
     assert step.index==2 and next(steps, None) is None
-
-
-@pytest.mark.parametrize('change,error,words', [
-    (dict(latents=torch.zeros(1,3,8,8)), ValueError, '3 channels'),
-    (dict(latents=None), TypeError, 'NoneType'),
-    (dict(latents=torch.zeros(2,4,8,8)), ValueError, '1 prompts'),
-    (dict(embeddings=torch.zeros(1,5,3)), ValueError, '3 wide'),
-    (dict(uncond_embeddings=torch.zeros(1,2,3)), ValueError, 'must be equal'),
-    (dict(guidance_scale=math.nan), ValueError, 'finite'),
-    (dict(guidance_scale='high'), TypeError, 'number')])
-def test_a_bad_change_is_named_before_the_network_is_asked(sd, change, error, words):
-    asked = []
-    hook = sd.unet.register_forward_pre_hook(lambda *args: asked.append(1))
-    steps = run(sd)
-    for k,v in change.items(): setattr(step := next(steps), k, v)
-    with pytest.raises(error, match=words): next(steps)
-    hook.remove()
-    assert len(asked)==1
 
 
 @pytest.mark.parametrize('start', [0,1,3,4])
@@ -380,16 +362,7 @@ def test_a_run_can_begin_halfway(sd, name, start):
     begin = _noise((1,4,8,8), _sources(0, None, 1))*scheduler.init_noise_sigma if start==0 else whole[start-1].latents
     rest = list(run(sd, scheduler=scheduler, latents=begin, start=start))
     assert [step.index for step in rest] == list(range(5-start)) and torch.equal(rest[0].timesteps, scheduler.timesteps[start:])
-    assert torch.allclose(rest[-1].latents, whole[-1].latents, atol=1e-5)
-
-
-@pytest.mark.parametrize('start,words', [(5,'nothing is left'), (-1,'-1'), (1.5,'1.5'), ('a','a')])
-def test_a_start_that_cannot_be_meant(sd, start, words):
-    with pytest.raises(ValueError, match=words): next(run(sd, start=start))
-
-
-def test_a_start_needs_latents(sd):
-    with pytest.raises(ValueError, match='give the latents'): sd.steps(prompt, start=2)
+    assert close(rest[-1].latents, whole[-1].latents)
 
 
 # Callbacks
@@ -405,7 +378,7 @@ def test_callbacks_see_each_step_in_order_before_the_consumer(sd):
 
 
 def test_callbacks_that_only_watch_change_nothing(sd):
-    assert difference(with_callbacks(sd, lambda step: True)(prompt, seed=0, num_inference_steps=4), sd(prompt, seed=0, num_inference_steps=4)) == 0
+    assert difference(with_callbacks(sd, lambda step: True)(prompt, seed=0, num_inference_steps=4), sd(prompt, seed=0, num_inference_steps=4)) <= 1
 
 
 def test_a_callback_sees_what_the_one_before_it_did(sd):
@@ -428,7 +401,7 @@ def test_a_callback_can_end_the_run(sd):
     own = with_callbacks(sd, stop)
     assert len(list(own.steps(prompt, num_inference_steps=6))) == 2
     second = [step.latents for step in sd.steps(prompt, seed=0, num_inference_steps=6)][1]
-    assert difference(own(prompt, seed=0, num_inference_steps=6), decode(second, sd.vae)) == 0
+    assert difference(own(prompt, seed=0, num_inference_steps=6), decode(second, sd.vae)) <= 1
 
 
 @pytest.mark.parametrize('kind', ['function','lambda','object','method','assignment'])
@@ -468,17 +441,12 @@ def test_callbacks_can_be_given_later(sd):
     assert len(seen)==2 and not sd.callbacks and not StableDiffusion.callbacks
 
 
-@pytest.mark.parametrize('callbacks,words', [(print, 'in brackets'), (['print'], "'print'"), ([int], 'int is a class'), (3, 'int')])
-def test_callbacks_that_cannot_be_called(sd, callbacks, words):
-    with pytest.raises(TypeError, match=words): StableDiffusion(**vars(sd), callbacks=callbacks).steps(prompt)
-
-
 # The call
 
 def test_signatures(sd):
     parameters = lambda f: {k:p.default for k,p in inspect.signature(f).parameters.items()}
     empty = inspect.Parameter.empty
-    assert parameters(sd.__call__) == dict(prompt=empty, negative_prompt='', num_inference_steps=50, guidance_scale=7.5, height=None, width=None,
+    assert parameters(sd.__call__) == dict(prompt=empty, negative_prompt='', num_inference_steps=50, guidance_scale=None, height=None, width=None,
         generator=None, seed=None, latents=None, start=None, progress=True)
     assert parameters(StableDiffusion.from_pretrained) == dict(path=None, device=None, dtype=None, variant=None)
     assert list(inspect.signature(encode_text).parameters) == ['prompts','tokenizer','text_encoder']
@@ -487,66 +455,13 @@ def test_signatures(sd):
 
 
 def test_a_string_is_a_list_of_one(sd):
-    assert difference(sd(prompt, seed=1, num_inference_steps=2), sd([prompt], seed=[1], num_inference_steps=2)) == 0
+    assert difference(sd(prompt, seed=1, num_inference_steps=2), sd([prompt], seed=[1], num_inference_steps=2)) <= 1
 
 
 def test_one_negative_prompt_is_for_all(sd):
     run = dict(seed=1, num_inference_steps=3)
     assert difference(sd([prompt]*2, negative_prompt='a bag', **run), sd([prompt]*2, negative_prompt=['a bag']*2, **run)) <= 1
-    assert difference(sd(prompt, negative_prompt=None, **run), sd(prompt, **run)) == 0
-
-
-bad = [
-    (dict(prompt=3), TypeError, 'string'),
-    (dict(prompt=b'a bag'), TypeError, 'string'),
-    (dict(prompt=None), TypeError, 'string'),
-    (dict(prompt=['a bag',3]), TypeError, '3'),
-    (dict(prompt=[]), ValueError, 'empty list'),
-    (dict(negative_prompt=['a','b']), ValueError, '2 negative prompts for 1 prompt'),
-    (dict(prompt=['a','b'], negative_prompt=['a']), ValueError, '1 negative prompts for 2 prompts'),
-    (dict(negative_prompt=3), TypeError, 'negative_prompt'),
-    (dict(num_inference_steps=0), ValueError, 'at least 1'),
-    (dict(num_inference_steps=-1), ValueError, 'at least 1'),
-    (dict(num_inference_steps=2.5), TypeError, '2.5'),
-    (dict(num_inference_steps=True), TypeError, 'whole number'),
-    (dict(guidance_scale=math.nan), ValueError, 'nan'),
-    (dict(guidance_scale=math.inf), ValueError, 'inf'),
-    (dict(guidance_scale='high'), TypeError, 'high'),
-    (dict(height=63), ValueError, '63.*multiple of 8.*64'),
-    (dict(width=0), ValueError, 'multiple of 8'),
-    (dict(width=-64), ValueError, 'multiple of 8'),
-    (dict(width=64.), TypeError, 'whole number'),
-    (dict(latents=torch.zeros(1,3,8,8)), ValueError, r'\(1, 3, 8, 8\).*\(1, 4, 8, 8\)'),
-    (dict(latents=torch.zeros(2,4,8,8)), ValueError, r'1 images'),
-    (dict(latents=torch.zeros(4,8,8)), ValueError, r'\(4, 8, 8\)'),
-    (dict(latents=torch.zeros(1,4,8,8), height=128), ValueError, r'128 by 64'),
-    (dict(latents=np.zeros((1,4,8,8))), TypeError, 'ndarray'),
-    (dict(seed=[1,2]), ValueError, '2 seeds for 1 images'),
-    (dict(seed='one'), TypeError, 'one'),
-    (dict(seed=1.5), TypeError, '1.5'),
-    (dict(seed=-1), ValueError, '-1'),
-    (dict(seed=2**64), ValueError, 'between'),
-    (dict(seed=1, generator=torch.Generator()), ValueError, 'one of them'),
-    (dict(generator=[torch.Generator()]*3), ValueError, '3 generators for 1 images'),
-    (dict(steps=3), TypeError, 'steps'),
-]
-
-@pytest.mark.parametrize('kwargs,error,words', bad, ids=[f'{k}={v!r:.30}' for kwargs,*_ in bad for k,v in [list(kwargs.items())[-1]]])
-def test_bad_input_is_named(sd, kwargs, error, words):
-    with pytest.raises(error, match=words): sd(**{'prompt':prompt, **kwargs})
-
-
-@pytest.mark.parametrize('kwargs,error,words', [
-    (dict(num_inference_steps=0), ValueError, 'at least 1'),
-    (dict(guidance_scale=math.nan), ValueError, 'nan'),
-    (dict(latents=[1]), TypeError, 'list'),
-    (dict(latents=torch.zeros(1,3,8,8)), ValueError, '3 channels'),
-    (dict(latents=torch.zeros(2,4,8,8)), ValueError, '1 prompts'),
-    (dict(embeddings=torch.zeros(3)), ValueError, '3 dimensions'),
-    (dict(embeddings=torch.zeros(1,2,3)), ValueError, '3 wide'),
-    (dict(uncond_embeddings=torch.zeros(1,2,3)), ValueError, 'equal')])
-def test_denoise_complains_at_once(sd, kwargs, error, words):
-    with pytest.raises(error, match=words): run(sd, **kwargs)
+    assert difference(sd(prompt, negative_prompt=None, **run), sd(prompt, **run)) <= 1
 
 
 def test_the_words_cut_off_are_named(sd):
@@ -571,6 +486,13 @@ def test_any_text_becomes_embeddings(sd, text):
         warnings.simplefilter('ignore')
         embeddings = encode_text(text, sd.tokenizer, sd.text_encoder)
     assert embeddings.shape == (1, sd.tokenizer.model_max_length, sd.unet.config.cross_attention_dim) and embeddings.isfinite().all()
+
+
+def test_words_that_the_model_has_never_seen_are_named(sd):
+    with pytest.warns(UserWarning, match="never seen 'cat', 'mat'; it draws .*t-shirt, .*red"): sd.steps('a cat on a mat')
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        sd.steps(['A photo of red boots, on a BLUE background.', 'a t-shirt', ''])
 
 
 # Folders
@@ -697,6 +619,20 @@ def test_a_broken_config_is_named(folder, part, text):
     with pytest.raises(ValueError, match=part): StableDiffusion.from_pretrained(folder, device='cpu')
 
 
+def test_a_folder_says_what_it_recommends_and_knows(folder):
+    run = dict(prompt=prompt, seed=0, num_inference_steps=4)
+    plain = StableDiffusion.from_pretrained(folder, device='cpu')
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        assert difference(plain(**run), plain(**run, guidance_scale=7.5)) <= 1
+    (folder/'miniai.json').write_text('{"guidance_scale": 2, "words": ["boot"]}')
+    own = StableDiffusion.from_pretrained(folder, device='cpu')
+    with pytest.warns(UserWarning, match="never seen 'a', 'photo'"): drawn = own(**run)
+    assert difference(drawn, plain(**run, guidance_scale=2)) <= 1 < difference(drawn, plain(**run))
+    (folder/'miniai.json').write_text('{')
+    with pytest.raises(ValueError, match='miniai.json'): StableDiffusion.from_pretrained(folder, device='cpu')
+
+
 def test_a_broken_vocabulary_is_named(folder):
     (folder/'tokenizer/vocab.json').write_text('{')
     with pytest.raises(ValueError, match='tokenizer'): StableDiffusion.from_pretrained(folder, device='cpu')
@@ -810,19 +746,28 @@ def test_the_seed_that_was_drawn_is_said(tmp_path, monkeypatch, capsys):
     seed = int(re.search(r'seed (\d+)', capsys.readouterr().out)[1])
     first = Image.open('miniai.png').copy()
     main('a bag', num_inference_steps=2, seed=seed)
-    assert difference([first], [Image.open('miniai.png')]) == 0
+    assert difference([first], [Image.open('miniai.png')]) <= 1
+
+
+def test_the_command_computes_on_one_thread_and_the_library_leaves_them_alone(sd, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch, 'set_num_threads', asked.append)
+    monkeypatch.chdir(tmp_path)
+    for name in 'OMP_NUM_THREADS','MINIAI_MODEL': monkeypatch.delenv(name, raising=False)
+    sd('a bag', num_inference_steps=1)
+    assert asked == []
+    main('a bag', num_inference_steps=1)
+    assert asked == [1]
+    monkeypatch.setenv('OMP_NUM_THREADS', '2')
+    main('a bag', num_inference_steps=1)
+    assert asked == [1]
 
 
 @pytest.mark.parametrize('args,words', [
     ([], 'say what to draw'),
     (['a bag', '--num-inference-steps', 0], 'at least 1'),
-    (['a bag', '--guidance-scale', 'nan'], 'finite'),
-    (['a bag', '--seed', -1], 'seed'),
     (['a bag', '--out', 'nowhere/a.png'], 'nowhere'),
-    (['a bag', '--out', 'a.txt'], 'png'),
-    (['a bag', '--model', './nowhere'], 'nowhere'),
-    (['a bag', '--steps', 3], 'unrecognized arguments'),
-    (['a bag', '--seed', 'x'], 'invalid int')])
+    (['a bag', '--steps', 3], 'unrecognized arguments')])
 def test_the_command_says_what_is_wrong_in_a_sentence(args, words, tmp_path):
     done = command(*args, cwd=tmp_path)
     assert done.returncode==2 and words in done.stderr and 'Traceback' not in done.stderr

@@ -1,5 +1,5 @@
 "Training: runs resume where they stopped, what is held out stays out, and a trained folder loads everywhere."
-import filecmp,subprocess,sys
+import filecmp,json,re,subprocess,sys
 import pytest, torch
 from torch import nn
 from diffusers import StableDiffusionPipeline
@@ -44,6 +44,10 @@ def test_tokenizer_is_reproduced(tmp_path):
     assert all(again.tokenize(o)==shipped.tokenize(o) for o in training.all_captions)
     assert filecmp.cmp(tmp_path/'tokenizer_config.json', embedded_model()/'tokenizer'/'tokenizer_config.json', shallow=False)
 
+def test_the_words_the_model_lists_are_those_of_its_captions():
+    listed = json.loads((embedded_model()/'miniai.json').read_text())['words']
+    assert set(listed)=={word for text in training.all_captions for word in re.findall(r'[\w-]+', text)}
+
 def test_embedded_weights_are_small_safetensors():
     files = [p for p in embedded_model().rglob('*') if p.is_file()]
     assert sum(p.stat().st_size for p in files)<=25e6
@@ -69,6 +73,7 @@ class Noisy(nn.Module):
         x = torch.randint(10, (32,), generator=generator)
         return (self.model(x)[:,0] - x).square().mean()
 
+@pytest.mark.this_machine('bits')
 @pytest.mark.parametrize('stop', [1, 10, 25, 39])
 def test_resumed_run_equals_one_that_never_stopped(tmp_path, stop):
     whole,part,rest = Noisy(),Noisy(),Noisy()
