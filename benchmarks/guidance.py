@@ -4,7 +4,7 @@
 
 For every setting the same prompts and the same noise, and `n` pictures for each seed. A judge names the garment, the pixels the colours; the Fréchet distance is
 to 2,320 real pictures in the judge's features (see notebook 10). It depends on how many pictures there are, so the distance of equally many real ones is measured as well.
-With --save, the results are kept for notebook 03."""
+With --save, the results are kept for the notebook on guidance."""
 import platform, time
 
 import torch
@@ -13,8 +13,8 @@ from fastcore.script import call_parse
 from miniai.core import *
 from miniai.evaluation import *
 from miniai.fashion import *
+from miniai.guidance import *
 from miniai.pipeline import *
-from miniai.unet import *
 
 scale = 7.5
 settings = {

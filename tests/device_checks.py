@@ -13,12 +13,13 @@ from miniai.clip import *
 from miniai.core import *
 from miniai.customise import *
 from miniai.fashion import *
+from miniai.guidance import *
 from miniai.guided import guided_distillation
 from miniai.imagic import Imagic, silhouette_iou
 from miniai.pipeline import *
 from miniai.progressive import progressive_distillation, signal_and_noise
 from miniai.training import *
-from miniai.unet import *
+from miniai.unet import UNet2DConditionModel
 from miniai.vae import *
 
 device,prompt = fake_device.name,'a photo of a red ankle boot on a blue background'
@@ -72,6 +73,13 @@ def test_attention():
     with attention_maps(sd.unet) as maps: [image] = sd(prompt, seed=0, **quick)
     show_attention(image, maps.mean()[0], prompt_words(prompt, sd.tokenizer))
     show_heatmap(maps.mean()[0,1])
+
+def test_our_own_unet():
+    own = UNet2DConditionModel.from_pretrained(embedded_model(), 'unet', dtype=dtype).to(device)
+    a,b = (pixels(with_parts(sd, unet=unet)(prompt, seed=0, **quick)) for unet in (own,sd.unet))
+    if dtype==torch.float32: assert np.abs(a-b).max()<=1
+    with attention_maps(own) as maps: with_parts(sd, unet=own)(prompt, seed=0, **quick)
+    assert maps.mean().isfinite().all()
 
 def test_guidance():
     embeddings = encode_text([prompt,'a bag'], sd.tokenizer, sd.text_encoder)
