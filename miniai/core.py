@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['style', 'hub_model', 'to_image', 'show_image', 'show_images', 'spaced', 'show_strip', 'show_heatmap', 'image_grid',
            'image_path', 'save_image', 'half_blocks', 'progress_bar', 'default_device', 'default_dtype',
-           'embedded_model', 'save_measured', 'measured', 'exercise']
+           'embedded_model', 'Network', 'weights_file', 'load_network', 'save_measured', 'measured', 'exercise']
 
 # %% ../nbs/00_core.ipynb #e5c85d33
 import json, os, sys
@@ -16,8 +16,13 @@ from pathlib import Path
 from textwrap import fill
 
 import matplotlib.pyplot as plt, numpy as np, torch
+from fastcore.basics import AttrDict, patch
 from fastcore.imports import in_notebook
+from fastcore.meta import delegates
 from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
 from tqdm import tqdm
 
 import miniai
@@ -227,6 +232,80 @@ def embedded_model(
 
 # %% ../nbs/00_core.ipynb #ccc36a85
 hub_model = 'stable-diffusion-v1-5/stable-diffusion-v1-5'
+
+# %% ../nbs/00_core.ipynb #network-class
+class Network(nn.Module):
+    "A network made from the entries of its `config.json`, which it keeps as `config`"
+    settings = {} # Entries of the configuration and their defaults
+    fixed = {} # Entries for which only this value is implemented
+
+    def __init__(self, **config):
+        super().__init__()
+        known = self.fixed | self.settings
+        for name,value in config.items():
+            unknown = name not in known and name[0]!='_' and value # Off is None, False, 0 or empty
+            if unknown or value!=self.fixed.get(name, value):
+                only = '' if unknown else f", only {self.fixed[name]!r}"
+                raise ValueError(f"{type(self).__name__} doesn't implement {name}={value!r}{only}")
+        self.config = AttrDict(known | config)
+
+    device = property(lambda self: next(self.parameters()).device)
+    dtype = property(lambda self: next(self.parameters()).dtype)
+
+# %% ../nbs/00_core.ipynb #network-renamed
+@patch
+def renamed(self:Network,
+    weights:dict, # Tensors by name, as a file holds them
+)->dict: # By the names that this network has
+    "Weights under today's names"
+    return weights
+
+@patch
+def load_state_dict(self:Network, state_dict, strict=True, assign=False):
+    "As `nn.Module` does it, after `renamed`"
+    return nn.Module.load_state_dict(self, self.renamed(state_dict), strict, assign)
+
+# %% ../nbs/00_core.ipynb #network-file
+def weights_file(
+    folder:Path, # Of the network
+    variant:str=None, # A part of the file's name, such as 'fp16'
+)->Path: # The file
+    "The safetensors file of a network"
+    for stem in ('model','diffusion_pytorch_model'):
+        file = folder/f"{stem}{f'.{variant}' if variant else ''}.safetensors"
+        if file.is_file(): return file
+    there = ', '.join(sorted(p.name for p in folder.glob('*'))) or 'nothing'
+    of = f" of the variant {variant!r}" if variant else ''
+    raise FileNotFoundError(f"{folder} has no .safetensors weights{of}, only: {there}")
+
+# %% ../nbs/00_core.ipynb #network-load
+def load_network(
+    cls, # Its class, a `Network`
+    folder:str|Path, # Of the network, or of the model that it's a part of
+    subfolder:str=None, # Of the part, such as 'unet'
+    *,
+    dtype:torch.dtype=None, # In which precision; None is float32, whatever the file has
+    variant:str=None, # Of the weights, such as 'fp16'
+)->Network: # On the CPU, in eval mode
+    "Load a network from `config.json` and safetensors, strictly"
+    folder = Path(folder)/(subfolder or '')
+    with torch.device('meta'): network = cls(**json.loads((folder/'config.json').read_text('utf-8')))
+    file,wanted = weights_file(folder, variant),network.state_dict()
+    try: weights = network.renamed(load_file(file))
+    except SafetensorError as e: raise ValueError(f"{file} is damaged or incomplete: {e}") from e
+    wrong = dict(missing=wanted.keys()-weights.keys(), unexpected=weights.keys()-wanted.keys(),
+        misshapen={k for k in wanted.keys()&weights.keys() if wanted[k].shape!=weights[k].shape})
+    found = '; '.join(f"{len(names)} {what}, such as {min(names)}" for what,names in wrong.items() if names)
+    if found: raise ValueError(f"{file} doesn't hold the weights of this {cls.__name__}: {found}")
+    nn.Module.load_state_dict(network, weights, assign=True)
+    return network.to(dtype or torch.float32).eval()
+
+# %% ../nbs/00_core.ipynb #network-from
+@patch(cls_method=True)
+@delegates(load_network)
+def from_pretrained(cls:Network, folder, subfolder=None, **kwargs):
+    "Load this network, see `load_network`"
+    return load_network(cls, folder, subfolder, **kwargs)
 
 # %% ../nbs/00_core.ipynb #0dd345f3
 _measured = Path(miniai.__path__[0])/'measured'
