@@ -24,7 +24,7 @@ from fastcore.imports import in_notebook
 from PIL import Image
 from torch import Tensor
 
-from .clip import _pictures, to_rgb
+from .clip import picture_list, to_rgb
 from .core import *
 from .pipeline import *
 from .pipeline import _check_run, _noise, _sources, _texts, _with_callbacks
@@ -123,7 +123,7 @@ def _start(scheduler, strength, num_inference_steps):
 # %% ../nbs/09_customise.ipynb #f93c1613
 def _pairs(prompt, image):
     "As many texts as pictures"
-    texts,pictures = _texts(prompt),_pictures(image)
+    texts,pictures = _texts(prompt),picture_list(image)
     n = max(len(texts), len(pictures))
     if not {len(texts),len(pictures)}<={1,n}: raise ValueError(f"{len(texts)} prompts and {len(pictures)} pictures: give one for all, or one each")
     return (texts*n)[:n],(pictures*n)[:n]

@@ -449,7 +449,7 @@ def test_signatures(sd):
     assert parameters(sd.__call__) == dict(prompt=empty, negative_prompt='', num_inference_steps=50, guidance_scale=None, height=None, width=None,
         generator=None, seed=None, latents=None, start=None, progress=True)
     assert parameters(StableDiffusion.from_pretrained) == dict(path=None, device=None, dtype=None, variant=None)
-    assert list(inspect.signature(encode_text).parameters) == ['prompts','tokenizer','text_encoder']
+    assert list(inspect.signature(encode_text).parameters) == ['prompts','tokenizer','text_encoder','clip_skip']
     assert list(inspect.signature(decode).parameters) == ['latents','vae']
     assert list(inspect.signature(denoise).parameters)[:7] == ['latents','embeddings','unet','scheduler','uncond_embeddings','guidance_scale','num_inference_steps']
 

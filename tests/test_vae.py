@@ -1,8 +1,7 @@
-"The VAE's two ways beside diffusers', with any picture, any VAE and any source of randomness."
+"The VAE beside diffusers': the network, and its two ways with any picture and any source of randomness."
 import json, warnings
-from types import SimpleNamespace
-import numpy as np, pytest, torch
-from diffusers import AutoencoderKL, AutoencoderTiny
+import diffusers, numpy as np, pytest, torch
+from diffusers import StableDiffusionPipeline
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion_img2img import retrieve_latents
 from hypothesis import given, settings, strategies as st
@@ -16,16 +15,19 @@ from miniai.vae import *
 some = settings(deadline=None, derandomize=True, max_examples=40)
 
 @pytest.fixture(scope='module')
-def vae(): return AutoencoderKL.from_pretrained(embedded_model()/'vae').eval()
+def vae(): return AutoencoderKL.from_pretrained(embedded_model(), 'vae')
 
 @pytest.fixture(scope='module')
 def images(): return real_pictures()[0][::20]
 
-def other_vae(blocks=2, channels=4, **kwargs):
+def other_config(blocks=2, channels=4, **kwargs):
+    return dict(block_out_channels=(8,)*blocks, norm_num_groups=4, layers_per_block=1, latent_channels=channels,
+        down_block_types=('DownEncoderBlock2D',)*blocks, up_block_types=('UpDecoderBlock2D',)*blocks) | kwargs
+
+def other_vae(*args, cls=AutoencoderKL, **kwargs):
     "A VAE of another shape, with random weights"
     torch.manual_seed(0)
-    return AutoencoderKL(block_out_channels=(8,)*blocks, norm_num_groups=4, layers_per_block=1, latent_channels=channels,
-        down_block_types=('DownEncoderBlock2D',)*blocks, up_block_types=('UpDecoderBlock2D',)*blocks, **kwargs).eval()
+    return cls(**other_config(*args, **kwargs)).eval()
 
 def photo(size, mode='RGB', seed=0):
     "Noise with large patches in it"
@@ -42,6 +44,78 @@ def by_diffusers(images, vae, generator=None, **kwargs):
     return latents*vae.config.scaling_factor
 
 def seeds(n): return [torch.Generator().manual_seed(i) for i in range(n)]
+
+
+# The network
+
+def close(ours, theirs, tol=1e-5): return (ours-theirs).abs().max()<=tol*theirs.abs().max()
+
+@st.composite
+def configs(draw):
+    groups,blocks = draw(st.integers(1,4)),draw(st.integers(1,4))
+    widths = [groups*draw(st.integers(1,4)) for _ in range(blocks)]
+    flags = {name:draw(st.booleans()) for name in ('mid_block_add_attention','use_quant_conv','use_post_quant_conv')}
+    return other_config(blocks, draw(st.integers(1,6)), block_out_channels=widths, norm_num_groups=groups, layers_per_block=draw(st.integers(1,3)),
+        in_channels=draw(st.sampled_from([1,3])), out_channels=draw(st.sampled_from([1,3])), **flags)
+
+@some
+@given(configs(), st.integers(1,3), st.integers(1,5), st.integers(1,5), st.integers(0,10**6))
+def test_the_network_is_diffusers(config, n, height, width, seed):
+    torch.manual_seed(seed)
+    ours,theirs = AutoencoderKL(**config),diffusers.AutoencoderKL(**config)
+    ours.load_state_dict(theirs.state_dict(), strict=True)
+    factor,largest = vae_factor(ours),0
+    x = torch.randn(n, config['in_channels'], height*factor+factor-1, width*factor, requires_grad=True) # odd sizes, too
+    a,b = ours.encode(x).latent_dist,theirs.encode(x).latent_dist
+    for name in ('mean','std','logvar'): assert close(getattr(a, name), getattr(b, name))
+    assert close(a.kl(), b.kl(), 1e-4) and close(a.sample(torch.Generator().manual_seed(1)), b.sample(torch.Generator().manual_seed(1)))
+    z = torch.randn(n, config['latent_channels'], height, width)
+    weights = torch.randn(n, config['out_channels'], height*factor, width*factor)
+    pictures = ours.decode(z).sample,theirs.decode(z).sample
+    assert close(*pictures)
+    for picture,dist in zip(pictures, (a,b)): ((picture*weights).sum() + dist.mean.sum() + dist.logvar.square().sum()).backward()
+    theirs_grad = {k:p.grad for k,p in theirs.named_parameters()}
+    largest = max(g.abs().max() for g in theirs_grad.values())
+    assert all((p.grad-theirs_grad[k]).abs().max()<=1e-4*largest for k,p in ours.named_parameters())
+    theirs.load_state_dict(ours.state_dict(), strict=True)
+
+sd15 = dict(block_out_channels=[128,256,512,512], layers_per_block=2, down_block_types=['DownEncoderBlock2D']*4, up_block_types=['UpDecoderBlock2D']*4, sample_size=512)
+
+def test_full_size_has_the_library_s_names_and_shapes():
+    with torch.device('meta'): ours,theirs = AutoencoderKL(**sd15),diffusers.AutoencoderKL(**sd15)
+    shapes = lambda network: {k:tuple(v.shape) for k,v in network.state_dict().items()}
+    assert shapes(ours)==shapes(theirs) and sum(p.numel() for p in ours.parameters())==83_653_863
+
+def test_the_embedded_model_is_read_as_diffusers_reads_it(vae):
+    theirs = diffusers.AutoencoderKL.from_pretrained(embedded_model()/'vae').eval()
+    x,z = torch.rand(2,3,64,64)*2 - 1,torch.randn(2,4,8,8)
+    with torch.no_grad(): assert close(vae.encode(x).latent_dist.mean, theirs.encode(x).latent_dist.mean) and close(vae.decode(z).sample, theirs.decode(z).sample)
+
+def test_older_files_name_the_attention_otherwise(vae):
+    old = {'.to_q.':'.query.', '.to_k.':'.key.', '.to_v.':'.value.', '.to_out.0.':'.proj_attn.'}
+    def name(k):
+        for a,b in old.items(): k = k.replace(a, b)
+        return k
+    again = AutoencoderKL(**vae.config)
+    again.load_state_dict({name(k):v for k,v in vae.state_dict().items()}, strict=True)
+    assert all(torch.equal(v, again.state_dict()[k]) for k,v in vae.state_dict().items())
+
+def test_what_is_held_in_memory_is_ordinary(vae):
+    with torch.no_grad(): answers = vae.encode(torch.rand(2,3,32,32)).latent_dist.mean,vae.decode(torch.randn(2,4,8,8)).sample
+    assert all(x.is_contiguous() for x in (*answers, *vae.state_dict().values()))
+
+@pytest.mark.parametrize('entry', [dict(act_fn='relu'), dict(latents_mean=[0.]*4), dict(down_block_types=['AttnDownEncoderBlock2D']), dict(encoder_only=True)])
+def test_what_is_not_implemented_is_refused_by_name(entry):
+    name,value = next(iter(entry.items()))
+    with pytest.raises(ValueError, match=value[0] if name.endswith('types') else name): AutoencoderKL(**entry)
+
+def test_the_library_draws_the_same_with_our_vae(vae):
+    pipe = StableDiffusionPipeline.from_pretrained(embedded_model(), safety_checker=None, dtype=torch.float32)
+    pipe.set_progress_bar_config(disable=True)
+    draw = lambda: pipe('a red bag', generator=torch.Generator().manual_seed(0), num_inference_steps=3, output_type='np').images
+    wanted = draw()
+    pipe.vae = vae
+    assert np.abs(draw()-wanted).max()<1/255
 
 
 # Beside diffusers
@@ -65,11 +139,7 @@ def test_pictures_are_diffusers(vae, images):
     latents = torch.randn(5, 4, 8, 8, generator=torch.Generator().manual_seed(0))*1.5
     with torch.no_grad(): pixels = vae.decode(latents/vae.config.scaling_factor).sample
     theirs = VaeImageProcessor().postprocess(pixels)
-    assert all(np.array_equal(a, b) for a,b in zip(decode_latents(latents, vae), theirs, strict=True))
-
-def test_pictures_are_the_pipeline_s(vae):
-    latents = torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(1))
-    assert all(np.array_equal(a, b) for a,b in zip(decode_latents(latents, vae), decode(latents, vae), strict=True))
+    assert all(np.array_equal(a, b) for a,b in zip(decode(latents, vae), theirs, strict=True))
 
 
 # Any VAE
@@ -83,49 +153,39 @@ def test_vaes_of_other_shapes(blocks, channels):
     latents = encode_image([photo((24,16)), photo((24,16), seed=1)], vae)
     assert latents.shape==(2, channels, 16//factor, 24//factor)
     assert torch.allclose(latents, by_diffusers([photo((24,16)), photo((24,16), seed=1)], vae), atol=1e-4)
-    assert [im.size for im in decode_latents(latents, vae)]==[(24,16)]*2
+    assert [im.size for im in decode(latents, vae)]==[(24,16)]*2
     if factor>1:
-        with pytest.raises(ValueError, match=f'multiples of {factor}'): encode_image(photo((25,16)), vae)
+        with pytest.raises(ValueError, match=f'multiple of {factor}'): encode_image(photo((25,16)), vae)
 
 def test_a_vae_that_names_no_scaling_factor(tmp_path):
-    vae = other_vae()
-    vae.save_pretrained(tmp_path)
+    other_vae(cls=diffusers.AutoencoderKL).save_pretrained(tmp_path)
     config = json.loads((tmp_path/'config.json').read_text())
     del config['scaling_factor']
     (tmp_path/'config.json').write_text(json.dumps(config))
     loaded = AutoencoderKL.from_pretrained(tmp_path).eval()
     with torch.no_grad(): mean = loaded.encode(torch.zeros(1,3,16,16)).latent_dist.mean
     assert torch.allclose(encode_image(torch.full((3,16,16), .5), loaded), mean*.18215, atol=1e-6)
-    bare = SimpleNamespace(config=SimpleNamespace(), decode=lambda z: SimpleNamespace(sample=z[:,:3]))
-    pixel = np.asarray(decode_latents(torch.full((1,4,2,2), .18215*.5), bare)[0])[0,0]
-    assert pixel.tolist()==[191]*3
 
 def test_a_shift_is_undone():
     vae,plain = other_vae(shift_factor=.3, scaling_factor=.7),other_vae(scaling_factor=.7)
     assert torch.allclose(encode_image(photo((16,16)), vae), encode_image(photo((16,16)), plain) - .3*.7, atol=1e-5)
     latents = encode_image(photo((16,16)), vae)
-    assert image_psnr(decode_latents(latents, vae)[0], decode_latents(latents + .3*.7, plain)[0])>50
-
-def test_a_vae_without_a_distribution():
-    torch.manual_seed(0)
-    vae = AutoencoderTiny(encoder_block_out_channels=(8,)*4, decoder_block_out_channels=(8,)*4, num_encoder_blocks=(1,)*4, num_decoder_blocks=(1,)*4).eval()
-    latents = encode_image(photo((32,16)), vae)
-    assert latents.shape==(1,4,2,4) and decode_latents(latents, vae)[0].size==(32,16)
+    assert image_psnr(decode(latents, vae)[0], decode(latents + .3*.7, plain)[0])>50
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
 def test_half_precision(images, dtype):
-    half,full = (AutoencoderKL.from_pretrained(embedded_model()/'vae', dtype=d).eval() for d in (dtype,torch.float32))
+    half,full = (AutoencoderKL.from_pretrained(embedded_model(), 'vae', dtype=d) for d in (dtype,torch.float32))
     latents = encode_image(images, half, seeds(1)[0])
     assert latents.dtype==dtype and torch.isfinite(latents).all()
     assert (encode_image(images, half).float() - encode_image(images, full)).abs().mean()<.03
-    assert all(image_psnr(a, b)>30 for a,b in zip(decode_latents(encode_image(images, full), half), decode_latents(encode_image(images, full), full)))
+    assert all(image_psnr(a, b)>30 for a,b in zip(decode(encode_image(images, full), half), decode(encode_image(images, full), full)))
 
 def test_numbers_that_are_none_are_told():
     vae = other_vae()
-    with pytest.warns(UserWarning, match='float32'): decode_latents(torch.full((1,4,4,4), float('nan')), vae)
+    with pytest.warns(UserWarning, match='float32'): decode(torch.full((1,4,4,4), float('nan')), vae)
     with warnings.catch_warnings():
         warnings.simplefilter('error')
-        decode_latents(torch.zeros(1,4,4,4), vae)
+        decode(torch.zeros(1,4,4,4), vae)
 
 
 # Any picture
@@ -152,7 +212,7 @@ def test_tensors_and_arrays(vae, images):
 def test_each_picture_is_what_it_is_alone(vae, images):
     together = encode_image(images, vae, seeds(len(images)))
     for i,image in enumerate(images): assert torch.allclose(encode_image(image, vae, seeds(len(images))[i]), together[i:i+1], atol=1e-5)
-    for alone,among in zip([decode_latents(z[None], vae)[0] for z in together], decode_latents(together, vae)):
+    for alone,among in zip([decode(z[None], vae)[0] for z in together], decode(together, vae)):
         assert np.abs(np.asarray(alone).astype(int)-np.asarray(among)).max()<=1
 
 def test_our_own_noise(vae, images):
@@ -162,26 +222,15 @@ def test_our_own_noise(vae, images):
     assert .2 < (one-mean).std()/(encode_image(images[0], vae, seeds(1)[0])-mean).std() < 5
 
 @pytest.mark.parametrize('image,error,match', [
-    ('bag.png', TypeError, 'not str'), (None, TypeError, 'NoneType'), ([], ValueError, 'empty'), ([3], TypeError, 'not int'),
-    (torch.rand(3,64,64)*2 - 1, ValueError, 'x/2'), (torch.full((3,64,64), float('nan')), ValueError, '0 to 1'),
-    ([photo((64,64)), photo((64,32))], ValueError, 'one size'), (photo((60,64)), ValueError, 'height=64, width=64'), (photo((3,3)), ValueError, 'height=8, width=8'),
+    ('bag.png', TypeError, 'bag.png'), (None, TypeError, 'None'), ([], TypeError, 'images are'), ([3], TypeError, 'not int'),
+    (torch.rand(3,64,64)*2 - 1, ValueError, '0 to 1'), (torch.full((3,64,64), float('nan')), ValueError, '0 to 1'),
+    ([photo((64,64)), photo((64,32))], ValueError, 'one size'), (photo((60,64)), ValueError, 'multiple of 8'), (photo((3,3)), ValueError, 'multiple of 8'),
     (Image.new('F', (64,64)), ValueError, 'mode F')])
 def test_what_is_no_picture(vae, image, error, match):
     with pytest.raises(error, match=match): encode_image(image, vae)
 
-@pytest.mark.parametrize('kwargs', [dict(height=0), dict(width=-8), dict(height=64.), dict(width='64')])
-def test_sizes_that_are_none(vae, kwargs):
-    with pytest.raises(ValueError, match='whole number of pixels'): encode_image(photo((64,64)), vae, **kwargs)
-
 def test_sizes_that_do_not_fit_even_when_asked(vae):
-    with pytest.raises(ValueError, match='multiples of 8'): encode_image(photo((64,64)), vae, height=63)
-
-def test_as_many_generators_as_pictures(vae, images):
-    with pytest.raises(ValueError, match='2 generators'): encode_image(images, vae, seeds(2))
-
-@pytest.mark.parametrize('latents,error', [(torch.zeros(4,8,8), ValueError), (torch.zeros(1,3,8,8), ValueError), (np.zeros((1,4,8,8)), TypeError), (None, TypeError)])
-def test_what_is_no_latents(vae, latents, error):
-    with pytest.raises(error, match='latents'): decode_latents(latents, vae)
+    with pytest.raises(ValueError, match='multiple of 8'): encode_image(photo((64,64)), vae, height=63)
 
 
 # Measures and walks
@@ -226,6 +275,6 @@ def test_walks_keep_their_ends(spherical):
 def test_what_was_measured_is_what_one_sees(vae):
     images,found = real_pictures()[0],measured('vae')['results']
     latents = encode_image(images, vae)
-    live = np.mean([image_psnr(a, b) for a,b in zip(images, decode_latents(latents, vae))])
+    live = np.mean([image_psnr(a, b) for a,b in zip(images, decode(latents, vae))])
     assert abs(live - np.mean(found['vae']))<1 and min(found['vae'])>max(found['components'])>max(found['smaller'])
     assert latents.std().item()==pytest.approx(np.mean(found['scaled']), abs=.05)
