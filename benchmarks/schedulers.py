@@ -1,22 +1,20 @@
-"""The schedulers on the embedded model: how good pictures are after so many steps, and how long a step takes beside the library's.
+"""The schedulers on the embedded model: how far pictures are from where they're going after so many steps, and how long a step takes beside the library's.
 
-    python benchmarks/schedulers.py [--n 32] [--seeds 3] [--save]
+    python benchmarks/schedulers.py [--n 16] [--steps 2,4,5,8,10,20,40]
 
-Every scheduler draws the same combinations from the same noise, with trailing timesteps, so that all start at the last one. Of the pictures it is
-asked whether garment, colour and background are those that the prompt names (see `miniai.evaluation`), and how far they are from the limit: the root
-mean square difference of the pixels, from 0 to 1, to the picture that 100 steps of DPM-Solver++ draw from the same noise. (Schedulers that add noise
-have no such limit.) Time is processor time without the network, median of rounds in turns. `--save` keeps the results for the notebook."""
-import inspect, os, platform, time
-from statistics import mean, median, stdev
+Every scheduler without fresh noise draws the same prompts from the same noise, with trailing timesteps, so that all start at the last one. The
+distance is the root mean square difference of the pixels, from 0 to 1, to the picture that 100 steps of DPM-Solver++ draw from the same noise.
+Time is processor time without the network, the median of rounds in turns."""
+import time
+from statistics import median
 
 import diffusers, torch
 from fastcore.script import call_parse
 
 from miniai import scheduler as ours
 from miniai.core import *
-from miniai.evaluation import *
-from miniai.fashion import *
 from miniai.pipeline import *
+from miniai.training import all_captions
 
 names = {'DDPM':'DDPM', 'DDIM':'DDIM', 'PNDM':'PNDM', 'LMS':'LMSDiscrete', 'Euler':'EulerDiscrete',
     'Euler ancestral':'EulerAncestralDiscrete', 'DPM++ 2M':'DPMSolverMultistep'}
@@ -25,23 +23,16 @@ random = 'DDPM','Euler ancestral'
 
 def make(library, name, config):
     "A scheduler of ours or the library's for the model's noise"
-    own = dict(skip_prk_steps=True) if name=='PNDM' else {}
-    return getattr(library, names[name]+'Scheduler').from_config({**config, 'timestep_spacing':'trailing', **own})
-
-
-def right(x, rows, judge):
-    "Fractions of pictures with the right garment, colour, background, and all of them"
-    said = torch.stack([judge(x).argmax(1), garment_color(x), background_color(x)], 1)==rows
-    return dict(zip(('garment','color','background'), said.float().mean(0).tolist()), right=said.all(1).float().mean().item())
+    changes = dict(timestep_spacing='trailing') | (dict(skip_prk_steps=True) if name=='PNDM' else {})
+    return getattr(library, names[name]+'Scheduler').from_config({**config, **changes})
 
 
 def microseconds(scheduler, steps=50):
     "Processor time of a step, without the network's"
     x = torch.randn(1, 4, 8, 8)
-    kwargs = dict(generator=torch.Generator()) if 'generator' in inspect.signature(scheduler.step).parameters else {}
     scheduler.set_timesteps(steps)
     start = time.process_time()
-    for t in scheduler.timesteps: scheduler.step(scheduler.scale_model_input(x, t), t, x, **kwargs)
+    for t in scheduler.timesteps: scheduler.step(scheduler.scale_model_input(x, t), t, x)
     return (time.process_time()-start)/len(scheduler.timesteps)*1e6
 
 
@@ -51,54 +42,23 @@ def speed(name, config, rounds=15):
     return [median(o) for o in zip(*pairs)]
 
 
-def machine():
-    "What the figures were measured on"
-    try: cpu = next(line.split(':')[1].strip() for line in open('/proc/cpuinfo') if line.startswith('model name'))
-    except (OSError,StopIteration): cpu = platform.processor() or platform.machine()
-    return f"{os.cpu_count()} cores of {cpu}, torch {torch.__version__} with {torch.get_num_threads()} thread(s), diffusers {diffusers.__version__}"
-
-
 @call_parse
 def main(
-    n:int=32, # Pictures for each seed, number of steps and scheduler
-    seeds:int=3, # How often, with other combinations and other noise
+    n:int=16, # Prompts
     steps:str='2,4,5,8,10,20,40', # Divisors of 1000, where the timesteps of all schedulers agree
     guidance_scale:float=3,
-    save:bool=False, # Keep the results in the package?
 ):
-    "Measure pictures against steps, and time"
-    torch.set_flush_denormal(True)
-    steps,sd,judge = [int(o) for o in steps.split(',')],StableDiffusion.from_pretrained(embedded_model()),load_judge()
-    config = sd.scheduler.config
-    real = Pictures(*load_fashion_mnist('test', quiet=True))
-    features = torch.cat([judge.features(real(combinations(), torch.Generator().manual_seed(i))) for i in range(4)])
+    "Measure distances, and time"
+    steps,sd = [int(o) for o in steps.split(',')],StableDiffusion.from_pretrained(embedded_model())
+    config,prompts = sd.scheduler.config,all_captions[::len(all_captions)//n][:n]
 
-    def pictures(name, k, rows, seed):
+    def pictures(name, k):
         sd.scheduler = make(ours, name, config)
-        return to_tensor(sd([caption(r) for r in rows], seed=1000*seed, num_inference_steps=k, guidance_scale=guidance_scale, progress=False))
+        drawn = sd(prompts, seed=0, num_inference_steps=k, guidance_scale=guidance_scale, progress=False)
+        return torch.stack([torch.tensor(list(im.getdata())) for im in drawn])/255
 
-    found = {name: {k: [] for k in steps} for name in names}
-    drawn = {name: {k: [] for k in steps} for name in names}
-    all_rows = []
-    for seed in range(seeds):
-        rows = combinations()[torch.randperm(len(combinations()), generator=torch.Generator().manual_seed(seed))[:n]]
-        all_rows.append(rows)
-        limit = pictures('DPM++ 2M', 100, rows, seed)
-        for name in names:
-            for k in steps:
-                x = pictures(name, k, rows, seed)
-                error = (x-limit).square().mean((1,2,3)).sqrt().mean().item()
-                found[name][k].append(right(x, rows, judge) | ({} if name in random else {'error':error}))
-                drawn[name][k].append(x)
-                print(f'seed {seed}, {name}, {k} steps:', {key: round(v, 3) for key,v in found[name][k][-1].items()}, flush=True)
-
-    def table(key):
-        rows = {name: [[o[key] for o in found[name][k]] for k in steps] for name in names if key in found[name][steps[0]][0]}
-        return {name: dict(steps=steps, mean=[mean(o) for o in row], spread=[stdev(o) if seeds>1 else 0 for o in row]) for name,row in rows.items()}
-
-    frechet = {name: [score(torch.cat(drawn[name][k]), torch.cat(all_rows), judge, features)['frechet'] for k in steps] for name in names}
-    times = {name: speed(name, config) for name in names}
-    results = {key: table(key) for key in ('right','garment','color','background','error')} | dict(steps=steps, frechet=frechet,
-        n=n, seeds=seeds, guidance_scale=guidance_scale, microseconds=times, machine=machine())
-    for name in names: print(name, results['right'][name], 'ours, theirs (µs a step):', results['microseconds'][name])
-    if save: print(save_measured('schedulers', results))
+    limit = pictures('DPM++ 2M', 100)
+    print(f"{'steps':16}", *[f'{k:6}' for k in steps], '   µs a step: ours, theirs')
+    for name in names:
+        far = ['      ' if name in random else f'{(pictures(name, k)-limit).square().mean((1,2)).sqrt().mean().item():6.3f}' for k in steps]
+        print(f'{name:16}', *far, '  ', *[f'{t:6.0f}' for t in speed(name, config)], flush=True)
