@@ -1,4 +1,4 @@
 "`python -m miniai` is the command `miniai`"
-from miniai.pipeline import main
+from miniai.own import main
 
 if __name__ == '__main__': main()

@@ -19,7 +19,7 @@ from safetensors.torch import load_file,save_file
 from transformers import CLIPModel,CLIPTokenizer
 from .core import embedded_model,progress_bar
 from .fashion import *
-from .pipeline import StableDiffusion,_quiet
+from .pipeline import StableDiffusion,quiet
 from .training import halves,psnr,run,through_vae,token_ids
 
 # %% ../nbs/13_evaluation.ipynb #145481b0
@@ -173,7 +173,7 @@ def load_clip(
 )->tuple: # CLIPModel, CLIPTokenizer
     "Both halves of CLIP, in float32."
     path = Path(path or embedded_model())
-    with _quiet(): return CLIPModel.from_pretrained(path/'clip').eval(), CLIPTokenizer.from_pretrained(path/'tokenizer')
+    with quiet(): return CLIPModel.from_pretrained(path/'clip').eval(), CLIPTokenizer.from_pretrained(path/'tokenizer')
 
 # %% ../nbs/13_evaluation.ipynb #9539d923
 def some_combinations(

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['tokenize', 'encode_text', 'Step', 'predict_noise', 'rescale_noise', 'guided_noise', 'denoise', 'decode',
-           'StableDiffusion', 'warn_of_unknown', 'main']
+           'StableDiffusion', 'warn_of_unknown', 'quiet', 'with_recommendations']
 
 # %% ../nbs/01_pipeline.ipynb #659b5702
-import inspect, json, os, random, re, shutil, sys, warnings
+import inspect, json, os, re, warnings
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
@@ -19,8 +19,6 @@ from pathlib import Path
 import torch
 from fastcore.basics import patch
 from fastcore.meta import delegates
-from fastcore.script import call_parse
-from PIL import Image
 from torch import Tensor
 
 from .core import *
@@ -404,53 +402,9 @@ def __call__(self:StableDiffusion,
     for step in bar: bar.total = len(step.timesteps)
     return decode(step.latents, self.vae)
 
-# %% ../nbs/01_pipeline.ipynb #9af802c2
-_layout = dict(
-    tokenizer=('vocab.json', 'merges.txt'),
-    text_encoder=('config.json', 'model{}.safetensors'),
-    unet=('config.json', 'diffusion_pytorch_model{}.safetensors'),
-    scheduler=('scheduler_config.json',),
-    vae=('config.json', 'diffusion_pytorch_model{}.safetensors'))
-
-# %% ../nbs/01_pipeline.ipynb #c1f61dba
-def _part_files(part, variant=None):
-    "The files of a part, such as 'unet/config.json'; a variant is a part of the weights' names, as in 'model.fp16.safetensors'"
-    return [f'{part}/' + name.format(f'.{variant}' if variant else '') for name in _layout[part]]
-
-# %% ../nbs/01_pipeline.ipynb #6d0e1cc2
-def _check_folder(
-    folder:Path, # Of a model
-    variant:str=None, # Of the weights
-):
-    "Complain of a model folder in which something is missing"
-    for part in _layout:
-        missing = [f for f in _part_files(part, variant) if not (folder/f).is_file()]
-        if part=='tokenizer' and (folder/'tokenizer/tokenizer.json').is_file(): missing = []
-        if not missing: continue
-        there = sorted(p.name for p in (folder/part).glob('*')) or 'nothing'
-        raise FileNotFoundError(f"{folder} has no {missing[0]} (in {part}/ there is: {there}); a Stable Diffusion folder holds "
-            f"{', '.join(_layout)}, with weights as .safetensors" + (f" of the variant {variant!r}" if variant else ""))
-
-# %% ../nbs/01_pipeline.ipynb #e1b337f9
-def _find_folder(
-    path, # A folder, or the id of a model on the Hugging Face Hub
-    variant:str=None, # Of the weights
-)->Path: # A folder that holds all the parts
-    if not isinstance(path, (str,os.PathLike)): raise TypeError(f"path is a folder or the id of a model, not {type(path).__name__}")
-    folder = Path(path)
-    if not folder.is_dir():
-        if not re.fullmatch(r'\w[\w.-]*/[\w.-]+', str(path)): raise FileNotFoundError(f"there is no folder {str(path)!r}")
-        from huggingface_hub import snapshot_download
-        wanted = ['model_index.json', 'miniai.json', 'tokenizer/*.json', 'tokenizer/*.txt', *(f for part in _layout for f in _part_files(part, variant))]
-        try: folder = Path(snapshot_download(str(path), allow_patterns=wanted))
-        except (OSError,ValueError) as e:
-            raise FileNotFoundError(f"{str(path)!r} is no folder here, and it could not be had from the Hugging Face Hub: {e}") from e
-    _check_folder(folder, variant)
-    return folder
-
 # %% ../nbs/01_pipeline.ipynb #9975863b
 @contextmanager
-def _quiet():
+def quiet():
     "Keep the libraries from logging and from drawing bars while they load"
     import logging
     from transformers.utils import logging as bars
@@ -462,55 +416,17 @@ def _quiet():
         logging.disable(logging.NOTSET)
         if shown: bars.enable_progress_bar()
 
-# %% ../nbs/01_pipeline.ipynb #930b96e0
-def _load_network(
-    cls, # Its class, from diffusers or transformers
-    folder:Path, # Of the model
-    part:str, # 'unet', for example
-    dtype:torch.dtype, # In which precision
-    variant:str=None, # Of the weights
-): # The network, all of its weights read from the file
-    file = folder/_part_files(part, variant)[-1]
-    safe = dict(use_safetensors=True, local_files_only=True, output_loading_info=True)
-    try:
-        with _quiet(): network,info = cls.from_pretrained(folder, subfolder=part, variant=variant, dtype=dtype, **safe)
-    except Exception as e: raise ValueError(f"{file} and the config.json beside it do not make a {cls.__name__}: {e}") from e
-    wrong = {k:sorted(map(str,v)) for k,v in info.items() if v}
-    if not wrong: return network.eval()
-    found = '; '.join(f"{len(v)} {k.replace('_',' ')} such as {v[0]}" for k,v in wrong.items())
-    raise ValueError(f"{file} does not hold the weights of this {cls.__name__}: {found}. Is it another model's file?")
-
-# %% ../nbs/01_pipeline.ipynb #3c1b7195
-def _load_scheduler(
-    folder:Path, # Of the model
-): # One of diffusers' schedulers
-    import diffusers
-    file = folder/'scheduler/scheduler_config.json'
-    try: name = json.loads(file.read_text())['_class_name']
-    except (ValueError,KeyError,TypeError) as e: raise ValueError(f"{file} does not name the class of a scheduler: {e!r}") from e
-    cls = getattr(diffusers, name, None) if re.fullmatch(r'\w+Scheduler', str(name)) else None
-    if cls is None: raise ValueError(f"{file} names {name!r}, which is not one of diffusers' schedulers")
-    return cls.from_pretrained(folder, subfolder='scheduler')
-
 # %% ../nbs/01_pipeline.ipynb #about-read
-def _about(
-    folder:Path, # Of the model
-)->dict: # What its miniai.json says; empty where there is none
-    file = folder/'miniai.json'
-    try: return json.loads(file.read_text(encoding='utf-8')) if file.is_file() else {}
+def with_recommendations(
+    sd, # A pipeline
+    folder, # Of its model
+):
+    "`sd`, knowing what the `miniai.json` of its folder says, if there is one"
+    file = Path(folder)/'miniai.json'
+    try: about = json.loads(file.read_text(encoding='utf-8')) if file.is_file() else {}
     except ValueError as e: raise ValueError(f"{file} is not JSON: {e}") from e
-
-# %% ../nbs/01_pipeline.ipynb #2d862c24
-def _check_fit(tokenizer, text_encoder, unet, vae, folder):
-    "Complain of parts that do not belong together"
-    text = text_encoder.config
-    for a,b,what in [
-        (text.hidden_size, unet.config.cross_attention_dim, "the text encoder's embeddings are {} wide, the U-Net takes {}"),
-        (vae.config.latent_channels, unet.config.in_channels, "the VAE's latents have {} channels, the U-Net takes {}"),
-        (unet.config.out_channels, unet.config.in_channels, "the U-Net gives {} channels and takes {}"),
-        (max(len(tokenizer), text.vocab_size), text.vocab_size, "the tokenizer knows {} tokens, the text encoder {}"),
-        (max(tokenizer.model_max_length, text.max_position_embeddings), text.max_position_embeddings, "the tokenizer gives {} tokens, the text encoder takes {}")]:
-        if a!=b: raise ValueError(f"the parts in {folder} do not fit each other: " + what.format(a,b))
+    sd.tokenizer.words,sd.unet.guidance_scale = about.get('words'),about.get('guidance_scale', 7.5)
+    return sd
 
 # %% ../nbs/01_pipeline.ipynb #d8e4c586
 @patch(cls_method=True)
@@ -521,71 +437,9 @@ def from_pretrained(cls:StableDiffusion,
     dtype:torch.dtype=None, # In which precision; None is `default_dtype(device)`
     variant:str=None, # Of the weights on disk, such as 'fp16'
 )->StableDiffusion:
-    "Load the five parts; weights only from safetensors files, strictly"
-    folder = _find_folder(os.environ.get('MINIAI_MODEL') or embedded_model() if path is None else path, variant)
-    device = device or default_device()
-    dtype = dtype or default_dtype(device)
-    with progress_bar(('text_encoder','unet','vae'), desc='loading the model') as bar:
-        from diffusers import AutoencoderKL, UNet2DConditionModel
-        from transformers import CLIPTextModel, CLIPTokenizer
-        try: tokenizer = CLIPTokenizer.from_pretrained(folder, subfolder='tokenizer', local_files_only=True)
-        except Exception as e: raise ValueError(f"{folder/'tokenizer'} does not make a CLIPTokenizer: {e}") from e
-        classes = dict(text_encoder=CLIPTextModel, unet=UNet2DConditionModel, vae=AutoencoderKL)
-        text_encoder,unet,vae = (_load_network(classes[part], folder, part, dtype, variant).to(device) for part in bar)
-    _check_fit(tokenizer, text_encoder, unet, vae, folder)
-    about = _about(folder)
-    tokenizer.words,unet.guidance_scale = about.get('words'),about.get('guidance_scale', 7.5)
-    return cls(tokenizer, text_encoder, unet, _load_scheduler(folder), vae)
-
-# %% ../nbs/01_pipeline.ipynb #24cbaf6f
-def _strip(
-    sd:StableDiffusion, # The pipeline
-    prompts:list, # What to draw
-    n:int=8, # Pictures in a row
-    **kwargs # Passed to `sd.steps`
-)->Image.Image: # One row for each prompt
-    "How the pictures of `prompts` come out of the noise"
-    bar = progress_bar(sd.steps(prompts, **kwargs))
-    seen = []
-    for step in bar:
-        bar.total = len(step.timesteps)
-        seen.append(step.latents)
-    columns = [decode(latents, sd.vae) for latents in spaced(seen, n)]
-    return image_grid([im for row in zip(*columns) for im in row], ncols=len(columns))
-
-# %% ../nbs/01_pipeline.ipynb #3b8064c4
-@contextmanager
-def _one_sentence():
-    "Say what went wrong without a traceback, and end with exit code 2"
-    with warnings.catch_warnings():
-        warnings.showwarning = lambda message,*args,**kwargs: print(f"miniai: {message}", file=sys.stderr)
-        try: yield
-        except (ValueError,TypeError,OSError,RuntimeError) as e:
-            print(f"miniai: {' '.join(str(e).split())}", file=sys.stderr)
-            raise SystemExit(2) from None
-        except KeyboardInterrupt: raise SystemExit("miniai: stopped") from None
-
-# %% ../nbs/01_pipeline.ipynb #5b62897b
-@call_parse
-def main(
-    *prompts:str, # What to draw; several make a contact sheet
-    negative_prompt:str='', # What to keep away from
-    seed:int=None, # Where the noise starts; without one it is drawn, and said
-    num_inference_steps:int=50, # More take longer and are finer
-    guidance_scale:float=None, # How strictly to follow the prompt; without one, as the model recommends
-    strip:bool=False, # Show how each picture comes out of the noise
-    model:str=None, # A folder or Hub id; without one $MINIAI_MODEL, or else the embedded model
-    out:str='miniai.png', # Where the picture is written to
-):
-    "Draw pictures with Stable Diffusion"
-    with _one_sentence():
-        if not prompts: raise ValueError('say what to draw, for example: miniai "a red ankle boot on a blue background"')
-        out = image_path(out)
-        if seed is None: seed = random.randrange(2**32)
-        if not (model or os.environ.keys() & {'MINIAI_MODEL','OMP_NUM_THREADS'}): torch.set_num_threads(1) # Faster for the embedded model
-        sd = StableDiffusion.from_pretrained(model)
-        run = dict(negative_prompt=negative_prompt, seed=seed, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale)
-        image = _strip(sd, list(prompts), **run) if strip else image_grid(sd(list(prompts), **run))
-        save_image(image, out)
-        if sys.stdout.isatty() and os.environ.get('COLORTERM') in ('truecolor','24bit'): print(half_blocks(image, shutil.get_terminal_size().columns))
-        print(f"{out.absolute()} (seed {seed})")
+    "The library's five parts, with weights from safetensors files"
+    from diffusers import StableDiffusionPipeline
+    path,device = path or os.environ.get('MINIAI_MODEL') or embedded_model(),device or default_device()
+    with quiet(): library = StableDiffusionPipeline.from_pretrained(path, torch_dtype=dtype or default_dtype(device),
+        variant=variant, use_safetensors=True, safety_checker=None, requires_safety_checker=False).to(device)
+    return with_recommendations(cls(library.tokenizer, library.text_encoder, library.unet, library.scheduler, library.vae), path)

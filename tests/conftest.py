@@ -30,3 +30,9 @@ def same_parts(request):
     yield
     for name in set(vars(sd))-set(before) if sd else (): delattr(sd, name)
     for name,part in before.items(): setattr(sd, name, part)
+
+@pytest.fixture(scope='session')
+def folders(tmp_path_factory):
+    "Model folders by name; copy one before changing it"
+    from models import tiny_folders
+    return tiny_folders(tmp_path_factory.mktemp)

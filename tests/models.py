@@ -35,3 +35,23 @@ def random_folder(folder, text, unet, vae, scheduler):
 def change(file, **entries):
     "Set entries of a JSON file"
     file.write_text(json.dumps({**json.loads(file.read_text()), **entries}))
+
+# Tiny models of the two architectures, with the embedded model's vocabulary
+
+tokens = json.loads((embedded_model()/'tokenizer/vocab.json').read_text())
+short = dict(vocab_size=len(tokens), max_position_embeddings=24, bos_token_id=tokens['<|startoftext|>'], eos_token_id=tokens['<|endoftext|>'], pad_token_id=tokens['<|endoftext|>'])
+small = dict(sample_size=8, layers_per_block=1, norm_num_groups=8, down_block_types=('CrossAttnDownBlock2D','DownBlock2D'), up_block_types=('UpBlock2D','CrossAttnUpBlock2D'))
+text15 = dict(short, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, hidden_act='quick_gelu')
+text21 = dict(short, hidden_size=48, intermediate_size=96, num_hidden_layers=3, num_attention_heads=4, hidden_act='gelu', projection_dim=16)
+unet15 = dict(small, block_out_channels=(16,32), cross_attention_dim=32, attention_head_dim=4)
+unet21 = dict(small, block_out_channels=(16,32), cross_attention_dim=48, attention_head_dim=[2,4], use_linear_projection=True, upcast_attention=True)
+tiny_vae = dict(block_out_channels=(8,8,16,16), norm_num_groups=4, sample_size=64, layers_per_block=1)
+
+def tiny_folders(new_folder):
+    "Model folders by name, made in the folders that `new_folder(name)` gives"
+    new = lambda name,text,unet,**scheduler: random_folder(new_folder(name), text, unet, tiny_vae, scheduler)
+    return dict(embedded=embedded_model(),
+        sd15=new('sd15', text15, unet15),
+        sd21=new('sd21', text21, unet21, prediction_type='v_prediction'),
+        masked=new('masked', dict(text15, use_attention_mask=True), unet15),
+        distilled=new('distilled', text15, dict(unet15, time_cond_proj_dim=24)))

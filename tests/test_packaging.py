@@ -54,7 +54,7 @@ def test_the_wheel_holds_all_of_the_package(tmp_path):
     assert [name for name in tracked('miniai') if name not in names] == []
     assert any(n.endswith('LICENSE') for n in names)
     for line in f'Name: {settings["lib_name"]}', f'Version: {settings["version"]}', f'Requires-Python: >={settings["min_python"]}', f'Project-URL: Repository, {settings["git_url"]}': assert line in metadata
-    assert 'miniai = miniai.pipeline:main' in entry_points and 'miniai = miniai._modidx:d' in entry_points
+    assert 'miniai = miniai.own:main' in entry_points and 'miniai = miniai._modidx:d' in entry_points
 
 def test_the_repository_is_small():
     sizes = {name: (root/name).stat().st_size for name in tracked() if (root/name).exists()}
