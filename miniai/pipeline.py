@@ -440,6 +440,6 @@ def from_pretrained(cls:StableDiffusion,
     "The library's five parts, with weights from safetensors files"
     from diffusers import StableDiffusionPipeline
     path,device = path or os.environ.get('MINIAI_MODEL') or embedded_model(),device or default_device()
-    with quiet(): library = StableDiffusionPipeline.from_pretrained(path, torch_dtype=dtype or default_dtype(device),
-        variant=variant, use_safetensors=True, safety_checker=None, requires_safety_checker=False).to(device)
+    with quiet(): library = StableDiffusionPipeline.from_pretrained(path, variant=variant, use_safetensors=True,
+        safety_checker=None, requires_safety_checker=False).to(device=device, dtype=dtype or default_dtype(device))
     return with_recommendations(cls(library.tokenizer, library.text_encoder, library.unet, library.scheduler, library.vae), path)
