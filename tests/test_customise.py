@@ -400,6 +400,11 @@ def test_a_mistake_is_shown_and_the_next_run_works(explorer, sd):
     assert explorer.wait(60) and explorer.status.value=='done'
 
 
+def test_it_says_which_words_the_model_has_never_seen(explorer):
+    explorer.controls['prompt'].value = 'a photo of a cat'
+    assert explorer.wait(60) and explorer.status.value.startswith('done; ') and "never seen 'cat'" in explorer.status.value
+
+
 def test_it_leaves_the_pipeline_alone(sd, explorer):
     sd.scheduler.set_timesteps(17)
     explorer.controls['seed'].value = 9
