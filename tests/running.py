@@ -9,7 +9,7 @@ def run_notebook(nb, folder, **env):
     "Run `nb` in `folder`, and expect no error, no warning, and no file left behind"
     settings = {**{k:v for k,v in os.environ.items() if k!='MPLBACKEND'}, 'HF_HUB_OFFLINE':'1', 'OMP_NUM_THREADS':'1', 'TQDM_DISABLE':'1', **env}
     if other_machine.wanted(): nb.cells.insert(0, new_cell(f'import runpy; runpy.run_path({other_machine.__file__!r})["start"]()'))
-    NotebookClient(nb, timeout=600, kernel_name='python3', resources=dict(metadata=dict(path=str(folder)))).execute(env=settings)
+    NotebookClient(nb, timeout=1800, kernel_name='python3', resources=dict(metadata=dict(path=str(folder)))).execute(env=settings)
     assert [o.text for c in nb.cells if c.cell_type=='code' for o in c.outputs if o.get('name')=='stderr'] == []
     assert [p.name for p in folder.iterdir() if not p.name.startswith('.')] == []
     return nb
