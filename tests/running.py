@@ -1,7 +1,20 @@
 "Run a notebook as a reader does: from top to bottom, in a folder of its own."
-import os
+import os, shutil
 import nbformat, other_machine
+from filelock import FileLock
 from nbclient import NotebookClient
+
+def built_once(tmp_path_factory, name, build):
+    "A folder that `build` fills in the first of pytest's processes that needs it, for all of them"
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if 'PYTEST_XDIST_WORKER' in os.environ else base)/name
+    with FileLock(f'{folder}.lock'):
+        if not (folder/'built').exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            build(folder)
+            (folder/'built').touch()
+    return folder
 
 def new_cell(source): return nbformat.v4.new_code_cell(source)
 
