@@ -16,6 +16,7 @@ from math import ceil
 from numbers import Integral, Real
 from pathlib import Path
 from threading import Event, Thread
+from warnings import catch_warnings, simplefilter
 
 # %% ../nbs/09_customise.ipynb #7b0b1f14
 import ipywidgets as widgets, numpy as np, torch, torch.nn.functional as F
@@ -386,10 +387,13 @@ def _run(self:Explorer, args, stop, previous):
     if stop.wait(.15): return
     try:
         sd = with_parts(self.sd, scheduler=schedulers[args.pop('scheduler')].from_config(self.sd.scheduler.config))
-        for step in sd.steps(**args):
+        with catch_warnings(record=True) as said: # Of words that the model has never seen, for example
+            simplefilter('always')
+            steps = sd.steps(**args)
+        for step in steps:
             self._show(pred_x0(step), f'step {step.index+1} of {len(step.timesteps)}')
             if stop.is_set(): return
-        self._show(step.latents, 'done')
+        self._show(step.latents, '; '.join(['done', *(str(warning.message) for warning in said)]))
     except Exception as e: self.status.value = f'{type(e).__name__}: {e}'
 
 # %% ../nbs/09_customise.ipynb #e819887f

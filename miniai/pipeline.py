@@ -315,22 +315,6 @@ def _negatives(
         raise ValueError(f"{len(negatives)} negative prompts for {n} prompts: give one text for all, or one each")
     return negatives
 
-# %% ../nbs/01_pipeline.ipynb #5870c40d
-@patch
-def _conditions(self:StableDiffusion, prompts, negative_prompt):
-    "The embeddings that `denoise` takes, of `prompts` and of what to keep away from"
-    negatives = _negatives(negative_prompt, len(prompts))
-    embeddings,uncond = (encode_text(texts, self.tokenizer, self.text_encoder) for texts in (prompts,negatives))
-    return dict(embeddings=embeddings, uncond_embeddings=uncond.expand_as(embeddings))
-
-# %% ../nbs/01_pipeline.ipynb #ef202f1d
-def _check_size(height, width, factor):
-    "Complain of a size in pixels that latents cannot have"
-    for name,side in ('height',height), ('width',width):
-        if not isinstance(side, Integral): raise TypeError(f"{name} is a whole number of pixels, not {side!r}")
-        nearest = max(1, round(side/factor))*factor
-        if side!=nearest: raise ValueError(f"{name} is {side}; it must be a multiple of {factor}, as {nearest} is")
-
 # %% ../nbs/01_pipeline.ipynb #words-warn
 def warn_of_unknown(
     prompts:list, # What to draw
@@ -344,6 +328,23 @@ def warn_of_unknown(
     names = ', '.join(w for w in words if len(w)>2)
     warnings.warn(f"this small model was trained on {len(words)} words and has never seen "
         f"{', '.join(map(repr, unknown))}; it draws what these words say: {names}", stacklevel=4)
+
+# %% ../nbs/01_pipeline.ipynb #5870c40d
+@patch
+def _conditions(self:StableDiffusion, prompts, negative_prompt):
+    "The embeddings that `denoise` takes, of `prompts` and of what to keep away from"
+    warn_of_unknown(prompts, getattr(self.tokenizer, 'words', None))
+    negatives = _negatives(negative_prompt, len(prompts))
+    embeddings,uncond = (encode_text(texts, self.tokenizer, self.text_encoder) for texts in (prompts,negatives))
+    return dict(embeddings=embeddings, uncond_embeddings=uncond.expand_as(embeddings))
+
+# %% ../nbs/01_pipeline.ipynb #ef202f1d
+def _check_size(height, width, factor):
+    "Complain of a size in pixels that latents cannot have"
+    for name,side in ('height',height), ('width',width):
+        if not isinstance(side, Integral): raise TypeError(f"{name} is a whole number of pixels, not {side!r}")
+        nearest = max(1, round(side/factor))*factor
+        if side!=nearest: raise ValueError(f"{name} is {side}; it must be a multiple of {factor}, as {nearest} is")
 
 # %% ../nbs/01_pipeline.ipynb #e005ce61
 @patch
@@ -381,12 +382,10 @@ def steps(self:StableDiffusion,
     _check_callbacks(self.callbacks)
     if start is not None and latents is None: raise ValueError("with start the run begins halfway: give the latents it begins with")
     prompts = _texts(prompt)
-    warn_of_unknown(prompts, getattr(self.tokenizer, 'words', None))
     source,shape = _sources(seed, generator, len(prompts)), self._shape(len(prompts), height, width, latents)
     conditions = self._conditions(prompts, negative_prompt)
-    if latents is None: latents = _noise(shape, source)
-    return _with_callbacks(denoise(latents.to(conditions['embeddings']), **conditions, unet=self.unet, scheduler=self.scheduler, guidance_scale=guidance_scale,
-        num_inference_steps=num_inference_steps, generator=source, start=start), self.callbacks, self.unet)
+    return _with_callbacks(denoise((_noise(shape, source) if latents is None else latents).to(conditions['embeddings']), **conditions, unet=self.unet, scheduler=self.scheduler,
+        guidance_scale=guidance_scale, num_inference_steps=num_inference_steps, generator=source, start=start), self.callbacks, self.unet)
 
 # %% ../nbs/01_pipeline.ipynb #f335cfab
 @patch

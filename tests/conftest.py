@@ -26,9 +26,9 @@ def sd():
 def same_parts(request):
     "Put back the parts of the embedded model that a test has replaced"
     sd = request.getfixturevalue('sd') if 'sd' in request.fixturenames else None
-    before = dict(vars(sd)) if sd else {}
+    before = dict(getattr(sd, '__dict__', {}))
     yield
-    for name in set(vars(sd))-set(before) if sd else (): delattr(sd, name)
+    for name in set(getattr(sd, '__dict__', {}))-set(before): delattr(sd, name)
     for name,part in before.items(): setattr(sd, name, part)
 
 @pytest.fixture(scope='session')

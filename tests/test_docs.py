@@ -8,6 +8,7 @@ from pathlib import Path
 from urllib.parse import unquote
 import nbformat, pytest, yaml
 from IPython.core.inputtransformer2 import TransformerManager
+from running import built_once
 
 root = Path(__file__).parent.parent
 nbs = root/'nbs'
@@ -45,10 +46,8 @@ def nbdev3_settings():
     return '\n'.join(['[project]', f'name = {q(settings["lib_name"])}', f'description = {q(settings["description"])}', '[project.urls]', f'Repository = {q(settings["git_url"])}',
         f'Documentation = {q(address)}', '[tool.nbdev]', 'custom_sidebar = true', f'strip_libs = {q(settings["lib_path"])}', *(f'{k} = {q(settings[k])}' for k in keys)])
 
-@pytest.fixture(scope='session')
-def site(tmp_path_factory):
-    "The folder that Quarto would be given"
-    folder = tmp_path_factory.mktemp('docs')
+def process(folder):
+    "Let nbdev process the notebooks in `folder`, as it does before it calls Quarto"
     for name in 'settings.ini', 'README.md': shutil.copy(root/name, folder)
     for name in 'nbs', 'tools': shutil.copytree(root/name, folder/name, ignore=shutil.ignore_patterns('__pycache__', '.*'))
     (folder/'miniai').mkdir()
@@ -59,7 +58,11 @@ def site(tmp_path_factory):
     env = {**os.environ, 'PYTHONPATH': str(folder), 'OMP_NUM_THREADS': '1', 'MPLBACKEND': 'agg', 'XDG_CONFIG_HOME': str(folder), 'HF_HUB_OFFLINE': '1'}
     res = subprocess.run([sys.executable, '-c', before_quarto], cwd=folder, env=env, text=True, capture_output=True)
     if res.returncode: pytest.fail('nbdev could not process the notebooks:\n' + res.stderr.rpartition('Exception: ')[2][-1500:], pytrace=False)
-    return folder/'_proc'
+
+@pytest.fixture(scope='session')
+def site(tmp_path_factory):
+    "The folder that Quarto would be given"
+    return built_once(tmp_path_factory, 'docs', process)/'_proc'
 
 @pytest.fixture(scope='session')
 def pages(site): return {p.name: nbformat.read(site/p.name, as_version=4) for p in paths}

@@ -5,7 +5,7 @@ from pathlib import Path
 import nbformat, pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-from running import new_cell, run_notebook
+from running import built_once, new_cell, run_notebook
 from test_packaging import copy_package, settings
 
 notebooks = sorted((Path(__file__).parent.parent/'nbs').glob('[0-9]*.ipynb'))
@@ -38,14 +38,14 @@ class Fence(PathFinder):
 sys.meta_path[sys.meta_path.index(PathFinder)] = Fence
 '''
 
+def install(folder):
+    "Install the package, and nothing else, in folder/site, with a fence around what else is on this machine"
+    copy_package(folder/'source')
+    subprocess.run([sys.executable, '-m', 'pip', 'install', '-q', '--no-deps', '--no-build-isolation', '--no-index', '--target', folder/'site', '.'], cwd=folder/'source', check=True)
+    (folder/'site/sitecustomize.py').write_text(fence.format(names={*out_of_reach()} - {'miniai'}))
+
 @pytest.fixture(scope='module')
-def site(tmp_path_factory):
-    "A folder with nothing but the installed package, and a fence around what else is on this machine"
-    folder,site = (tmp_path_factory.mktemp(name) for name in ('source','site'))
-    copy_package(folder)
-    subprocess.run([sys.executable, '-m', 'pip', 'install', '-q', '--no-deps', '--no-build-isolation', '--no-index', '--target', site, '.'], cwd=folder, check=True)
-    (site/'sitecustomize.py').write_text(fence.format(names={*out_of_reach()} - {'miniai'}))
-    return site
+def site(tmp_path_factory): return built_once(tmp_path_factory, 'elsewhere', install)/'site'
 
 def test_the_fence_stands(site):
     run = lambda module: subprocess.run([sys.executable, '-c', f'import {module}; print({module}.__file__)'], cwd=site, env=dict(PYTHONPATH=str(site)), text=True, capture_output=True)

@@ -148,7 +148,7 @@ def test_the_loss_is_that_of_diffusers_noise(sd, kind):
         pred = sd.unet(theirs.add_noise(copies, noise, t), t, embedding.repeat(3,1,1)).sample
         wanted = (pred - (noise if kind=='epsilon' else theirs.get_velocity(copies, noise, t))).square().mean()
         got = reconstruction_loss(sd.unet, ours, latents, embedding, 3, torch.Generator().manual_seed(1))
-    assert got.item()==pytest.approx(wanted.item(), rel=1e-5)
+    assert got.item()==pytest.approx(wanted.item(), rel=1e-4)
 
 def test_reconstruction_gets_better(sd, image):
     imagic = Imagic(sd)

@@ -349,9 +349,9 @@ def test_the_command_says_what_is_wrong_in_a_sentence(args, words, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_the_command_warns_of_words_cut_off(tmp_path):
-    done = command(f'{prompt} '*20 + 'purple', '--seed', 0, '--num-inference-steps', 1, cwd=tmp_path)
-    assert done.returncode==0 and re.fullmatch("miniai: the prompt is longer.*purple'\n", done.stderr)
+def test_the_command_warns_of_words_unknown_or_cut_off(tmp_path):
+    done = command(f'{prompt} '*20 + 'cat', '--seed', 0, '--num-inference-steps', 1, cwd=tmp_path)
+    assert done.returncode==0 and re.fullmatch("miniai: this small model .*never seen 'cat'; .*\nminiai: the prompt is longer.*cat'\n", done.stderr), done.stderr
 
 
 def test_help_names_every_option(tmp_path):
