@@ -5,11 +5,11 @@
 Every accuracy is measured with three seeds, which choose garments, places and sizes (and the noise, where pictures are drawn). `--save` keeps the results for `nbs/03_clip.ipynb`."""
 import torch
 from fastcore.script import call_parse
-from miniai.clip import CLIP, encode
+from miniai.clip import CLIP
 from miniai.core import progress_bar, save_measured
 from miniai.evaluation import garment_color, background_color, load_judge, to_tensor
 from miniai.fashion import *
-from miniai.pipeline import StableDiffusion, decode, denoise
+from miniai.pipeline import StableDiffusion, decode, denoise, encode_text
 
 seeds = [0,1,2]
 ways = {'bag': lambda g: [g], 'a bag': lambda g: [with_article(g)],
@@ -75,7 +75,7 @@ def draw(sd, embeddings, seed, steps=15, guidance_scale=3.):
     shape = (len(embeddings), sd.unet.config.in_channels, *[sd.unet.config.sample_size]*2)
     pictures = []
     for noise,e in zip(torch.randn(shape, generator=gen(seed)).split(25), embeddings.split(25)):
-        uncond = encode('', sd.tokenizer, sd.text_encoder).expand_as(e)
+        uncond = encode_text('', sd.tokenizer, sd.text_encoder).expand_as(e)
         *_,last = denoise(noise, e, sd.unet, sd.scheduler, uncond_embeddings=uncond, num_inference_steps=steps, guidance_scale=guidance_scale)
         pictures.append(to_tensor(decode(last.latents, sd.vae)))
     return torch.cat(pictures)
@@ -91,14 +91,14 @@ def drawn_analogies(sd, judge, part, seed, n=100):
         b = next(i for i,name in enumerate(backgrounds) if name not in (colors[c],colors[d]))
         prompts.append([caption(o) for o in ([(g,c,b),(h,c,b),(h,d,b),(g,d,b)] if part=='color' else [(g,c,b),(g,d,b),(h,d,b),(h,c,b)])])
         want.append((g,d,b) if part=='color' else (h,c,b))
-    first,minus,plus,direct = (encode(list(p), sd.tokenizer, sd.text_encoder) for p in zip(*prompts))
+    first,minus,plus,direct = (encode_text(list(p), sd.tokenizer, sd.text_encoder) for p in zip(*prompts))
     right = {k: (seen(draw(sd, e, seed), judge)==torch.tensor(want))[:,:2].all(1) for k,e in dict(calculated=first-minus+plus, direct=direct).items()}
     return {k: share(r) for k,r in right.items()}
 
 def skipped(sd, judge, clip_skip, seed):
     "How often garment, colour and background are right in pictures drawn from an earlier layer"
     rows = combinations(held_out=True)
-    x = draw(sd, encode([caption(r) for r in rows], sd.tokenizer, sd.text_encoder, clip_skip), seed)
+    x = draw(sd, encode_text([caption(r) for r in rows], sd.tokenizer, sd.text_encoder, clip_skip), seed)
     return (seen(x, judge)==rows).float().mean(0).tolist()
 
 @call_parse

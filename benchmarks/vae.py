@@ -1,14 +1,18 @@
 """What the embedded VAE keeps of real pictures of the test split, beside two other ways to keep about 256 numbers of each.
 
     python benchmarks/vae.py [--save] [--data folder]
+    python benchmarks/vae.py --speed
 
 Three seeds, which choose garments, places and sizes, and the samples drawn from the encoder's distribution. The principal components are those of pictures that the VAE
-was trained on. `--save` keeps the results for `nbs/07_vae.ipynb`."""
-import torch, torch.nn.functional as F
-from diffusers import AutoencoderKL
+was trained on. `--save` keeps the results for `nbs/07_vae.ipynb`.
+
+`--speed` compares our network with diffusers' on one thread: medians of alternating runs, in ms, of the processor's time, for the embedded model, one with half its factor,
+and the widths of Stable Diffusion 1.5 (with random weights)."""
+import diffusers, statistics, time, torch, torch.nn.functional as F
 from fastcore.script import call_parse
 from miniai.core import embedded_model, progress_bar, save_measured
 from miniai.fashion import *
+from miniai.vae import AutoencoderKL, vae_factor
 
 def gen(seed): return torch.Generator().manual_seed(seed)
 def db(x, y): return (-10*(x-y.clamp(0, 1)).square().mean((1,2,3)).log10()).mean().item()
@@ -33,14 +37,44 @@ def measure(vae, real, mean, directions, rows, seed):
         components=db(x, ((x.flatten(1)-mean)@directions@directions.T + mean).view_as(x)), std=means.std().item(), scaled=(means*vae.config.scaling_factor).std().item(),
         own_std=deviations.mean().item())
 
+def medians(calls, n):
+    "Milliseconds of each of `calls`: medians of `n` runs, one after the other, after two to warm up"
+    times = [[] for _ in calls]
+    for i in range(n+2):
+        for call,took in zip(calls, times):
+            start = time.process_time()
+            call()
+            if i>1: took.append(1000*(time.process_time()-start))
+    return [statistics.median(o) for o in times]
+
+def config(widths, groups, layers):
+    n = len(widths)
+    return dict(block_out_channels=widths, norm_num_groups=groups, layers_per_block=layers, down_block_types=['DownEncoderBlock2D']*n, up_block_types=['UpDecoderBlock2D']*n)
+
+def measure_speed():
+    "Our encoder and decoder beside diffusers'"
+    torch.set_num_threads(1)
+    embedded = AutoencoderKL.from_pretrained(embedded_model(), 'vae')
+    for name,ours,side,n in [('embedded', embedded, 8, 100), ('factor 4', AutoencoderKL(**config([16,32,64], 8, 1)), 16, 100),
+                             ("SD 1.5's widths", AutoencoderKL(**config([128,256,512,512], 32, 2)), 16, 5)]:
+        theirs = diffusers.AutoencoderKL(**{k:v for k,v in ours.config.items() if k[0]!='_'}).eval()
+        theirs.load_state_dict(ours.eval().state_dict())
+        for batch in (1,8) if n>5 else (1,):
+            z,x = torch.randn(batch, 4, side, side),torch.randn(batch, 3, *[side*vae_factor(ours)]*2)
+            for what,calls in dict(decode=[lambda: theirs.decode(z), lambda: ours.decode(z)], encode=[lambda: theirs.encode(x), lambda: ours.encode(x)]).items():
+                a,b = medians(calls, n)
+                print(f'{name}, batch {batch}, {what}: diffusers {a:.2f} ms, ours {b:.2f} ms, {a/b:.2f} times as fast', flush=True)
+
 @call_parse
 def main(
     save:bool=False, # Keep the results in the package
     data:str=None, # Folder with Fashion-MNIST; without it, it is looked for
+    speed:bool=False, # Compare the speed with diffusers' instead
 ):
     "Measure the embedded VAE"
     torch.set_grad_enabled(False)
-    vae = AutoencoderKL.from_pretrained(embedded_model()/'vae').eval()
+    if speed: return measure_speed()
+    vae = AutoencoderKL.from_pretrained(embedded_model(), 'vae')
     (images,labels),seeds = load_fashion_mnist('test', path=data),[0,1,2]
     basis = components(Pictures(*load_fashion_mnist('train', path=data)))
     rows = combinations(held_out=True).repeat(3, 1)

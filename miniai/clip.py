@@ -139,12 +139,8 @@ class CLIPTextModel(CLIPNetwork):
 
 # %% ../nbs/03_clip.ipynb #text-forward
 @patch
-def forward(self:CLIPTextModel,
-    input_ids:Tensor, # (n, length)
-    attention_mask:Tensor=None, # (n, length), 0 for tokens that nobody shall look at
-    output_hidden_states:bool=True, # For the library's callers: here they're always there
-)->CLIPStates:
-    "Read texts"
+def forward(self:CLIPTextModel, input_ids, attention_mask=None, output_hidden_states=True):
+    "Read texts: ids (n, length), and a mask that is 0 for tokens that nobody shall look at"
     length,mask = input_ids.shape[1],dict(is_causal=True)
     if attention_mask is not None:
         past = torch.ones(length, length, dtype=bool, device=input_ids.device).tril()

@@ -89,7 +89,7 @@ def test_guidance():
         assert noise.device.type==device and noise.isfinite().all()
 
 def test_there_and_back():
-    assert min(image_psnr(a, b) for a,b in zip(pictures, decode_latents(encode_image(pictures, sd.vae), sd.vae)))>20
+    assert min(image_psnr(a, b) for a,b in zip(pictures, decode(encode_image(pictures, sd.vae), sd.vae)))>20
     assert psnr(sd.vae, evaluation.to_tensor(pictures)).min()>20
     assert next(encode_all(sd.vae, real, 4))[0].isfinite().all()
 
