@@ -141,7 +141,9 @@ class BPETokenizer:
         self.tokens,self._known = {i:t for t,i in self.vocab.items()},{}
         self._find = regex.compile(f"({'|'.join(map(regex.escape, self.special))})")
 
-    def __len__(self): return len(self.vocab)
+# %% ../nbs/02_tokenizer.ipynb #len-cell
+@patch
+def __len__(self:BPETokenizer): return len(self.vocab)
 
 # %% ../nbs/02_tokenizer.ipynb #a41a2d23
 @patch
