@@ -137,10 +137,13 @@ class BPETokenizer:
         for token in self.special: self.vocab.setdefault(token, len(self.vocab))
         self.bos_token_id,self.eos_token_id,self.unk_token_id,self.pad_token_id = map(
             self.vocab.get, roles)
+        self.added_tokens_encoder = {t:self.vocab[t] for t in self.special} # diffusers asks for it
         self.tokens,self._known = {i:t for t,i in self.vocab.items()},{}
         self._find = regex.compile(f"({'|'.join(map(regex.escape, self.special))})")
 
-    def __len__(self): return len(self.vocab)
+# %% ../nbs/02_tokenizer.ipynb #len-cell
+@patch
+def __len__(self:BPETokenizer): return len(self.vocab)
 
 # %% ../nbs/02_tokenizer.ipynb #a41a2d23
 @patch

@@ -87,7 +87,9 @@ def library_errs(name, config, n):
 def test_trajectories_are_the_librarys(name):
     seen = []
 
-    @settings(max_examples=150, deadline=None, derandomize=True, database=None)
+    least = 25 if name=='LMSDiscrete' else 60 # the library integrates numerically, and slowly
+
+    @settings(max_examples=least, deadline=None, derandomize=True, database=None)
     @given(runs(name))
     def check(run):
         config,n,kwargs = run
@@ -103,16 +105,16 @@ def test_trajectories_are_the_librarys(name):
         assert seen[-1] <= 2e-5 + 12*largest*2**-24
 
     check()
-    assert len(seen)>=150
+    assert len(seen)>=least
 
 
 @every
-@pytest.mark.parametrize('n', [122,999,1000])
+@pytest.mark.parametrize('n', [122,1000])
 def test_many_steps(name, n):
     "Also where the library's trailing timesteps are one too many"
     spacing = 'trailing' if n==122 or name=='DPMSolverMultistep' else 'linspace'
     config = sd15 | dict(timestep_spacing=spacing)
-    if name=='LMSDiscrete': config,n = config | dict(num_train_timesteps=100),n-900 if n>900 else 12 # the library integrates numerically, and slowly
+    if name=='LMSDiscrete': config,n = config | dict(num_train_timesteps=100),n-900 if n>900 else 12 # see above
     scheduler = cls(name)(**config)
     mine = trajectory(scheduler, n, shape=(1,1,2,2))
     assert mine.isfinite().all() and len(mine)==n+(name=='PNDM') and (scheduler.timesteps>=0).all()
@@ -166,8 +168,7 @@ def test_a_configuration_comes_from_a_models_folder(name, tmp_path):
     (tmp_path/'scheduler_config.json').write_text((folder/'scheduler/scheduler_config.json').read_text())
     assert torch.equal(trajectory(cls(name).from_pretrained(tmp_path), 5), trajectory(mine, 5))
 
-@every
-@pytest.mark.parametrize('other', names)
+@pytest.mark.parametrize('name,other', [(name, names[(i+j)%7]) for i,name in enumerate(names) for j in (1,3)])
 def test_exchanging_schedulers_keeps_what_was_chosen(name, other):
     "And not what nobody chose: the library's rule"
     for start in {}, sd15, dict(prediction_type='v_prediction', timestep_spacing='trailing', steps_offset=1):
