@@ -82,8 +82,8 @@ def _pair(key): return key if isinstance(key, tuple) else (key, slice(None))
 def __getitem__(self:Matrix, key):
     "`m[i,j]` is a number, `m[i]` and `m[:,j]` are lists, `m[a:b,c:d]` is a Matrix; all are copies"
     i,j = _pair(key)
-    if not isinstance(i, slice): return self._rows[i][j]
-    res = [row[j] for row in self._rows[i]]
+    if not isinstance(i, slice): return self._rows[i][j]        # a number, or a part of one row
+    res = [row[j] for row in self._rows[i]]                     # numbers, or parts of rows
     return Matrix(res) if isinstance(j, slice) else res
 
 # %% ../nbs/20_matrix.ipynb #baf1e74b
@@ -143,14 +143,14 @@ def _elementwise(op, m, other):
     if isinstance(other, Number): return Matrix([[op(v, other) for v in row] for row in m._rows])
     if not isinstance(other, Matrix): return NotImplemented
     if m.shape!=other.shape: raise ValueError(f'the shapes {m.shape} and {other.shape} differ')
-    return Matrix([map(op, *rows) for rows in zip(m._rows, other._rows)])
+    return Matrix([map(op, r, s) for r,s in zip(m._rows, other._rows)])
 
 # %% ../nbs/20_matrix.ipynb #3d857b70
 def _add_operator(name):
     "Give Matrix the methods for `m+o`, `o+m` and `m+=o`, if `name` is 'add'"
     op = getattr(operator, name)
     def forward(self, other): return _elementwise(op, self, other)
-    def reflected(self, other): return _elementwise(lambda v,w: op(w, v), self, other)
+    def reflected(self, other): return _elementwise(lambda v,w: op(w, v), self, other)  # other op self
     def inplace(self, other):
         res = forward(self, other)
         if res is NotImplemented: return res
