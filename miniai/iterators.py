@@ -7,16 +7,13 @@ __all__ = ['chunks']
 
 # %% ../nbs/19_iterators.ipynb #2f2a86c9
 from itertools import islice
-from operator import index
 
 # %% ../nbs/19_iterators.ipynb #406d01f1
-def _chunks(it, n):
-    while chunk := list(islice(it, n)): yield chunk
-
 def chunks(
-    iterable, # what to cut up: a list, a generator, a file, an endless iterator
-    n:int, # items in each chunk, at least 1
+    iterable, # A list, a generator, a file, an endless iterator: anything that `iter` accepts
+    n:int, # How many items in each chunk
 ):
-    "A generator of lists of `n` items from `iterable`, in order, made when asked for; the last may be shorter. Raises `ValueError` if `n<1`."
-    if index(n)<1: raise ValueError(f'chunks needs n to be at least 1, got {n}.')
-    return _chunks(iter(iterable), n)
+    "An iterator over `iterable` in lists of `n` items; the last list may be shorter"
+    if n<1: raise ValueError(f'n is {n}, but a chunk has at least 1 item')
+    it = iter(iterable)
+    return iter(lambda: list(islice(it, n)), [])

@@ -7,111 +7,84 @@ __all__ = ['Matrix']
 
 # %% ../nbs/20_matrix.ipynb #46c0c400
 import operator
-from base64 import b64encode
-from collections.abc import Iterable,Sequence
-from html import escape
-from itertools import product,repeat
-from math import isfinite
 from numbers import Number
-from struct import pack
-from zlib import compress,crc32
 from fastcore.basics import patch
 from .iterators import chunks
 
 # %% ../nbs/20_matrix.ipynb #a0d4498a
-def _vector(xs, what):
-    "`xs` as a new list"
-    if hasattr(xs, 'tolist'): xs = xs.tolist()
-    if isinstance(xs, str) or not isinstance(xs, Iterable): raise TypeError(f'{what} should be an iterable such as a list, got {type(xs).__name__}.')
-    return list(xs)
-
 class Matrix:
-    "Rows of numbers, all of one length. The numbers may be anything Python adds and multiplies."
-    __hash__,__array_priority__ = None,-1
+    "Rows of numbers, all of the same length"
     def __init__(self,
-        rows # an iterable of iterables of one length; they are copied
+        rows, # An iterable of rows, or anything with a method `tolist`; the numbers are copied
     ):
-        self._rows = [_vector(row, f'Row {i} of a Matrix') for i,row in enumerate(_vector(rows, 'The rows of a Matrix'))]
-        self._ncols = rows.shape[1] if isinstance(rows, Matrix) else len(self._rows[0]) if self._rows else 0
-        for i,row in enumerate(self._rows):
-            if len(row)!=self._ncols: raise ValueError(f'Row {i} has {len(row)} numbers, but row 0 has {self._ncols}.')
+        if hasattr(rows, 'tolist'): rows = rows.tolist()
+        self._rows = [list(row) for row in rows]
+        lengths = {len(row) for row in self._rows}
+        if len(lengths)>1: raise ValueError(f'the rows have different lengths: {sorted(lengths)}')
 
-    @classmethod
-    def _new(cls, rows, ncols):
-        m = cls.__new__(cls)
-        m._rows,m._ncols = rows,ncols
-        return m
+# %% ../nbs/20_matrix.ipynb #aa9649f4
+@patch
+def __repr__(self:Matrix): return f'Matrix({self._rows})'
+
+# %% ../nbs/20_matrix.ipynb #473c8498
+@patch
+def __str__(self:Matrix):
+    cells = [[f'{v:.4g}' if isinstance(v, float) else str(v) for v in row] for row in self._rows]
+    width = max((len(cell) for row in cells for cell in row), default=0)
+    return '\n'.join(' '.join(cell.rjust(width) for cell in row) for row in cells)
+
+# %% ../nbs/20_matrix.ipynb #ebbde472
+@patch
+def tolist(self:Matrix)->list: # A list of lists
+    "The rows, as new lists"
+    return [row[:] for row in self._rows]
+
+@patch(as_prop=True)
+def flat(self:Matrix)->list:
+    "All numbers in one new list, row after row"
+    return [v for row in self._rows for v in row]
 
 # %% ../nbs/20_matrix.ipynb #2dd47451
 @patch(as_prop=True)
-def shape(self:Matrix)->tuple: # rows, columns
+def shape(self:Matrix)->tuple:
     "The number of rows and of columns"
-    return len(self._rows), self._ncols
+    return len(self._rows), len(self._rows[0]) if self._rows else 0
 
 # %% ../nbs/20_matrix.ipynb #95168a5e
-def _size(n, what):
-    if operator.index(n)<0: raise ValueError(f'{what} should be 0 or more, got {n}.')
-    return n
-
 @patch(cls_method=True)
 def zeros(cls:Matrix,
-    nrows:int, # number of rows
-    ncols:int, # number of columns
-)->Matrix: # `nrows` by `ncols`
-    "A Matrix of zeros."
-    nrows,ncols = _size(nrows, 'nrows'),_size(ncols, 'ncols')
-    return cls._new([[0]*ncols for _ in range(nrows)], ncols)
+    nrows:int, # Number of rows
+    ncols:int, # Number of columns
+)->Matrix:
+    "A Matrix of zeros"
+    return cls([0]*ncols for _ in range(nrows))
 
-# %% ../nbs/20_matrix.ipynb #27fcdd6e
 @patch(cls_method=True)
 def eye(cls:Matrix,
-    n:int, # number of rows and of columns
-)->Matrix: # `n` by `n`
-    "The identity: ones on the diagonal, zeros elsewhere."
-    return cls._new([[int(i==j) for j in range(n)] for i in range(_size(n, 'n'))], n)
+    n:int, # Number of rows and of columns
+)->Matrix:
+    "The identity: ones on the diagonal, zeros elsewhere"
+    return cls([int(i==j) for j in range(n)] for i in range(n))
 
 # %% ../nbs/20_matrix.ipynb #e00b4212
 @patch(cls_method=True)
 def from_flat(cls:Matrix,
-    values, # an iterable of numbers, row after row
-    ncols:int, # numbers in a row
-)->Matrix: # `len(values)//ncols` by `ncols`
-    "The Matrix whose rows are `values` cut into pieces of `ncols`."
-    values = _vector(values, 'values')
-    if len(values) % _size(ncols, 'ncols') if ncols else values: raise ValueError(f'{len(values)} values do not fill rows of {ncols}.')
-    return cls._new(list(chunks(values, ncols)) if values else [], ncols)
-
-# %% ../nbs/20_matrix.ipynb #ebbde472
-@patch
-def tolist(self:Matrix)->list: # a list of lists
-    "A new list of the rows, each a new list."
-    return [row[:] for row in self._rows]
-
-@patch(as_prop=True)
-def flat(self:Matrix)->list: # the numbers, row after row
-    "All numbers in one new list"
-    return [v for row in self._rows for v in row]
-
-# %% ../nbs/20_matrix.ipynb #7ccac602
-@patch
-def _places(self:Matrix, key):
-    "What `key` picks of the rows and of the columns: for each an int or a range"
-    key = key if isinstance(key, tuple) else (key, slice(None))
-    if len(key)!=2: raise IndexError(f'A Matrix has two places for an index, m[i,j]; got {len(key)}.')
-    try: return [range(n)[k] for n,k in zip(self.shape, key)]
-    except IndexError: raise IndexError(f'Index {key} is outside a Matrix of shape {self.shape}.') from None
-    except TypeError: raise TypeError(f'A Matrix is indexed by integers and slices, got {key}.') from None
+    values, # An iterable of numbers, row after row
+    ncols:int, # Numbers in a row
+)->Matrix:
+    "A Matrix from `values`, cut into rows of `ncols`"
+    return cls(chunks(values, ncols))
 
 # %% ../nbs/20_matrix.ipynb #61465efb
+def _pair(key): return key if isinstance(key, tuple) else (key, slice(None))
+
 @patch
 def __getitem__(self:Matrix, key):
-    "`m[i,j]` is a number, `m[i]` and `m[:,j]` are lists, `m[a:b,c:d]` is a Matrix; all are copies."
-    rows,cols = self._places(key)
-    if isinstance(rows, int):
-        row = self._rows[rows]
-        return row[cols] if isinstance(cols, int) else [row[j] for j in cols]
-    if isinstance(cols, int): return [self._rows[i][cols] for i in rows]
-    return Matrix._new([[self._rows[i][j] for j in cols] for i in rows], len(cols))
+    "`m[i,j]` is a number, `m[i]` and `m[:,j]` are lists, `m[a:b,c:d]` is a Matrix; all are copies"
+    i,j = _pair(key)
+    if not isinstance(i, slice): return self._rows[i][j]        # a number, or a part of one row
+    res = [row[j] for row in self._rows[i]]                     # numbers, or parts of rows
+    return Matrix(res) if isinstance(j, slice) else res
 
 # %% ../nbs/20_matrix.ipynb #baf1e74b
 @patch
@@ -121,180 +94,106 @@ def __len__(self:Matrix)->int:
 
 @patch
 def __iter__(self:Matrix):
-    "The rows one by one, each a new list."
+    "The rows one by one, as new lists"
     return (row[:] for row in self._rows)
 
+# %% ../nbs/20_matrix.ipynb #fad9fa40
 @patch
 def __contains__(self:Matrix, item):
     "Is `item` one of the numbers, or one of the rows?"
-    return any(item in row or item==row for row in self._rows)
+    return any(item==row or item in row for row in self._rows)
 
 # %% ../nbs/20_matrix.ipynb #5f5582ba
 @patch(as_prop=True)
-def T(self:Matrix)->Matrix: # columns become rows
-    "The transpose: a new Matrix with `m.T[i,j]==m[j,i]`"
-    return Matrix._new([list(col) for col in zip(*self._rows)] or [[] for _ in range(self._ncols)], len(self))
-
-# %% ../nbs/20_matrix.ipynb #b7338f1f
-def _values(value, shape):
-    "The numbers of `value`, in order, for a place of `shape`"
-    if not (isinstance(value, Iterable) and shape): return repeat(value)
-    value = _vector(value, 'The value') if len(shape)==1 else Matrix(value)
-    got = (len(value),) if len(shape)==1 else value.shape
-    if got!=shape: raise ValueError(f'A value of shape {got} does not fit a place of shape {shape}.')
-    return value if len(shape)==1 else value.flat
+def T(self:Matrix)->Matrix:
+    "The transpose: `m.T[i,j]` is `m[j,i]`"
+    return Matrix(zip(*self._rows))
 
 # %% ../nbs/20_matrix.ipynb #220c829c
 @patch
 def __setitem__(self:Matrix, key, value):
-    "Put `value` where `m[key]` is: one number for all of it, or as many as it has places."
-    places = self._places(key)
-    shape = tuple(len(p) for p in places if isinstance(p, range))
-    if not shape and isinstance(value, Iterable): raise TypeError(f'One element takes one number, got {type(value).__name__}.')
-    every = product(*(p if isinstance(p, range) else [p] for p in places))
-    for (i,j),v in zip(every, _values(value, shape)): self._rows[i][j] = v
+    "Put `value` where `m[key]` is: one number for all places, or a list or a Matrix of their shape"
+    i,j = _pair(key)
+    if isinstance(i, slice): places = [(k,j) for k in range(len(self))[i]]
+    elif isinstance(j, slice): places = [(i,k) for k in range(self.shape[1])[j]]
+    elif isinstance(value, Number):
+        self._rows[i][j] = value
+        return
+    else: raise TypeError(f'one element takes one number, not {value!r}')
+    values = [value]*len(places) if isinstance(value, Number) else list(value)
+    if len(values)!=len(places): raise ValueError(f'{len(values)} values for {len(places)} places')
+    for place,v in zip(places, values): self[place] = v
 
 # %% ../nbs/20_matrix.ipynb #7eb10924
 @patch
 def __eq__(self:Matrix, other):
     "Same shape and equal numbers?"
-    return self.shape==other.shape and self._rows==other._rows if isinstance(other, Matrix) else NotImplemented
+    return self._rows==other._rows if isinstance(other, Matrix) else NotImplemented
 
+# %% ../nbs/20_matrix.ipynb #688d3d1d
+Matrix.__hash__ = None
+
+# %% ../nbs/20_matrix.ipynb #e4ea0498
 @patch
-def __copy__(self:Matrix):
-    return Matrix(self)
-
-# %% ../nbs/20_matrix.ipynb #aa9649f4
-@patch
-def __repr__(self:Matrix):
-    return f'Matrix({self._rows})' if self._rows else f'Matrix.from_flat([], {self._ncols})'
-
-# %% ../nbs/20_matrix.ipynb #473c8498
-def _ends(xs): return xs if len(xs)<=8 else [*xs[:4], '…', *xs[-3:]]
-
-def _short(v): return f'{v:.4g}' if isinstance(v, (float,complex)) else str(v)
-
-@patch
-def __str__(self:Matrix):
-    cells = [[_short(v) for v in _ends(row)] for row in self._rows]
-    cells = [['…']*len(cells[0]) if row=='…' else row for row in _ends(cells)]
-    widths = [max(map(len, col)) for col in zip(*cells)]
-    lines = ['  '.join(v.rjust(w) for v,w in zip(row, widths)) for row in cells]
-    return '\n'.join([*lines, f'({len(self)} × {self._ncols})'])
-
-# %% ../nbs/20_matrix.ipynb #851cca07
-def _greys(m):
-    "The numbers of `m` as bytes: 0 for the smallest, 255 for the largest, 0 for what is not finite"
-    rows = [[float(abs(v) if isinstance(v, complex) else v) for v in row] for row in m]
-    seen = [v for row in rows for v in row if isfinite(v)] or [0.]
-    lo,hi = min(seen),max(seen)
-    return [bytes(int(255*(v-lo)/(hi-lo)) if isfinite(v) and hi>lo else 0 for v in row) for row in rows]
-
-# %% ../nbs/20_matrix.ipynb #05888457
-def _png(rows):
-    "A PNG file of `rows` of grey bytes"
-    def piece(kind, data): return pack('>I', len(data)) + kind + data + pack('>I', crc32(kind+data))
-    header = pack('>IIBBBBB', len(rows[0]), len(rows), 8, 0, 0, 0, 0)
-    return b'\x89PNG\r\n\x1a\n' + piece(b'IHDR', header) + piece(b'IDAT', compress(b''.join(b'\0'+r for r in rows))) + piece(b'IEND', b'')
-
-# %% ../nbs/20_matrix.ipynb #06eacbd9
-def _cell(v, grey):
-    style = f'background:rgb({grey},{grey},{grey});color:{"black" if grey>127 else "white"};text-align:right'
-    return f'<td style="{style}">{escape(_short(v))}</td>'
-
-def _table(m):
-    rows = (''.join(map(_cell, row, greys)) for row,greys in zip(m, _greys(m)))
-    return '<table>' + ''.join(f'<tr>{row}</tr>' for row in rows) + '</table>'
-
-# %% ../nbs/20_matrix.ipynb #fab7271f
-def _img(m):
-    step = -(-max(m.shape)//800)
-    png = b64encode(_png(_greys(m[::step, ::step]))).decode()
-    width = m.shape[1] * max(1, 252//max(m.shape)) // step
-    return f'<img alt="a Matrix of {m.shape[0]} × {m.shape[1]} numbers as a picture" style="image-rendering:pixelated;width:{width}px" src="data:image/png;base64,{png}">'
-
-# %% ../nbs/20_matrix.ipynb #2e5314b2
-@patch
-def _repr_html_(self:Matrix):
-    if not self.flat: return f'<pre>{self!r}</pre>'
-    try: return _table(self) if max(self.shape)<=12 else _img(self)
-    except (TypeError, ValueError, OverflowError): return f'<pre>{escape(str(self))}</pre>'
-
-@patch
-def _repr_pretty_(self:Matrix, p, cycle):
-    p.text(repr(self) if max(self.shape)<=12 else str(self))
+def __copy__(self:Matrix): return Matrix(self)
 
 # %% ../nbs/20_matrix.ipynb #80560e05
-def _elementwise(op, a, b):
-    "`op` between two matrices of one shape, or a Matrix and a number"
-    for o in (a, b):
-        if not isinstance(o, (Matrix,Number)): return NotImplemented
-    m = a if isinstance(a, Matrix) else b
-    if isinstance(a, Number): a = repeat(repeat(a))
-    elif isinstance(b, Number): b = repeat(repeat(b))
-    elif a.shape!=b.shape: raise ValueError(f'{op.__name__} needs two matrices of one shape, got {a.shape} and {b.shape}.')
-    return Matrix._new([list(map(op, *rows)) for rows in zip(getattr(a, '_rows', a), getattr(b, '_rows', b))], m._ncols)
+def _elementwise(op, m, other):
+    "`op` of each number in `m` and its counterpart in `other`, a Matrix or a single number"
+    if isinstance(other, Number): return Matrix([[op(v, other) for v in row] for row in m._rows])
+    if not isinstance(other, Matrix): return NotImplemented
+    if m.shape!=other.shape: raise ValueError(f'the shapes {m.shape} and {other.shape} differ')
+    return Matrix([map(op, r, s) for r,s in zip(m._rows, other._rows)])
 
 # %% ../nbs/20_matrix.ipynb #3d857b70
-def _operator(op):
-    "The methods for `m+o`, `o+m` and `m+=o`, if `op` is +"
+def _add_operator(name):
+    "Give Matrix the methods for `m+o`, `o+m` and `m+=o`, if `name` is 'add'"
+    op = getattr(operator, name)
     def forward(self, other): return _elementwise(op, self, other)
-    def reflected(self, other): return _elementwise(op, other, self)
+    def reflected(self, other): return _elementwise(lambda v,w: op(w, v), self, other)  # other op self
     def inplace(self, other):
-        res = _elementwise(op, self, other)
+        res = forward(self, other)
         if res is NotImplemented: return res
         self._rows = res._rows
         return self
-    return forward,reflected,inplace
+    for prefix,method in ('',forward), ('r',reflected), ('i',inplace):
+        setattr(Matrix, f'__{prefix}{name}__', method)
 
 # %% ../nbs/20_matrix.ipynb #849edc2d
-for _name in ('add', 'sub', 'mul', 'truediv', 'pow'):
-    for _prefix,_method in zip(('', 'r', 'i'), _operator(getattr(operator, _name))): setattr(Matrix, f'__{_prefix}{_name}__', _method)
+for _name in 'add','sub','mul','truediv','pow': _add_operator(_name)
+
+# %% ../nbs/20_matrix.ipynb #28d1b296
+@patch
+def __neg__(self:Matrix): return Matrix([[-v for v in row] for row in self._rows])
 
 @patch
-def __neg__(self:Matrix): return Matrix._new([[-v for v in row] for row in self._rows], self._ncols)
-
-@patch
-def __abs__(self:Matrix): return Matrix._new([[abs(v) for v in row] for row in self._rows], self._ncols)
+def __abs__(self:Matrix): return Matrix([[abs(v) for v in row] for row in self._rows])
 
 # %% ../nbs/20_matrix.ipynb #7dc7400f
 try: from math import sumprod as _dot
 except ImportError:
     def _dot(a, b): return sum(map(operator.mul, a, b))
 
-# %% ../nbs/20_matrix.ipynb #a68d04db
-def _shape(o):
-    "The shape of an operand of `@`, `(n,)` for a vector; `None` for anything else"
-    if isinstance(o, Matrix): return o.shape
-    if not isinstance(o, Sequence) or isinstance(o, str): return None
-    if any(isinstance(v, Iterable) for v in o[:1]): raise TypeError('@ takes a Matrix or a flat sequence of numbers; make a Matrix of nested lists first.')
-    return (len(o),)
-
-def _matmul(a, b):
-    "`a @ b`; a vector is a row on the left, and a column on the right"
-    sa,sb = _shape(a),_shape(b)
-    if sa is None or sb is None: return NotImplemented
-    if sa[-1]!=sb[0]: raise ValueError(f'{sa} @ {sb}: the inner sizes {sa[-1]} and {sb[0]} differ.')
-    rows = a._rows if isinstance(a, Matrix) else [a]
-    cols = [b] if len(sb)==1 else list(zip(*b._rows)) or [()]*sb[1]
-    res = [[_dot(row, col) for col in cols] for row in rows]
-    if len(sb)==1: return [v for v, in res]
-    return Matrix._new(res, sb[1]) if len(sa)==2 else res[0]
-
-# %% ../nbs/20_matrix.ipynb #94b0d024
+# %% ../nbs/20_matrix.ipynb #2f7d68b7
 @patch
 def __matmul__(self:Matrix, other):
-    "Matrix product with a Matrix (a Matrix) or a vector (a list)"
-    return _matmul(self, other)
+    "The matrix product with a Matrix; a list counts as a column, and gives a list"
+    if isinstance(other, (list,tuple)): return (self @ Matrix([v] for v in other)).flat
+    if not isinstance(other, Matrix): return NotImplemented
+    if self.shape[1]!=len(other):
+        raise ValueError(f'{self.shape} @ {other.shape}: the inner sizes differ')
+    cols = list(zip(*other._rows))
+    return Matrix([[_dot(row, col) for col in cols] for row in self._rows])
 
+# %% ../nbs/20_matrix.ipynb #95b0d024
 @patch
 def __rmatmul__(self:Matrix, other):
-    return _matmul(other, self)
+    "The product of a list, which counts as a row, with this Matrix"
+    return (Matrix([other]) @ self).flat if isinstance(other, (list,tuple)) else NotImplemented
 
 # %% ../nbs/20_matrix.ipynb #acabca64
 @patch
 def __array__(self:Matrix, dtype=None, copy=None):
     "A new NumPy array with these numbers"
     import numpy as np
-    if copy is False: raise ValueError('A Matrix can only become an array by copying.')
-    return np.array(self._rows, dtype=dtype).reshape(self.shape)
+    return np.array(self._rows, dtype=dtype)

@@ -1,42 +1,43 @@
-"What a notebook cell cannot show well about `miniai.matrix`: it does what NumPy does, and fails with a reason."
-import copy,operator,pickle,random
+"What a notebook cell can't show well about `miniai.matrix`: it computes what NumPy computes, exactly, and shares nothing."
+import copy, operator, pickle, random
 from array import array
 from collections.abc import Iterable
 from fractions import Fraction
 
 import numpy as np, pytest, torch
-from hypothesis import given,settings,strategies as st
+from hypothesis import given, settings, strategies as st
 
 from miniai.matrix import Matrix
 
-many = settings(max_examples=2000, deadline=None)
+many = settings(max_examples=200, deadline=None)
 ints = st.integers(-100, 100)
-sizes = st.integers(0, 5)
+sizes = st.integers(1, 5)
 seeds = st.integers(0, 2**64)
 
 @st.composite
 def pairs(draw, shape=None, number=lambda r: r.randint(-100, 100)):
-    "A Matrix, and the NumPy array of the same numbers, which `number` makes from a `random.Random`."
+    "A Matrix, and the NumPy array of the same numbers, which `number` makes from a `random.Random`"
     r,c = shape or (draw(sizes), draw(sizes))
     source = random.Random(draw(seeds))
     rows = [[number(source) for _ in range(c)] for _ in range(r)]
-    m = Matrix(rows) if r else Matrix.zeros(0, c)
-    return m, np.array(m.flat, dtype=None if all(isinstance(v, int) for v in m.flat) and m.flat else object).reshape(r, c)
+    whole = all(isinstance(v, int) for row in rows for v in row)
+    return Matrix(rows), np.array(rows, dtype=int if whole else object).reshape(r, c)
 
 def vectors(n): return seeds.map(lambda seed: random.Random(seed).choices(range(-100, 101), k=n))
 
 @st.composite
 def keys(draw, shape):
-    "An index for `shape`: integers where there are any to pick, and slices."
+    "An index for `shape`: integers and slices"
     def place(n):
         bound = st.none() | st.integers(-n-2, n+2)
         a_slice = st.builds(slice, bound, bound, st.none() | st.integers(-3, 3).filter(bool))
-        return draw(st.integers(-n, n-1) | a_slice if n else a_slice)
+        return draw(st.integers(-n, n-1) | a_slice)
     row = place(shape[0])
     return (row, place(shape[1])) if draw(st.booleans()) else row
 
 def same(got, want):
-    if isinstance(got, Matrix): return want.ndim==2 and got.shape==want.shape and got.tolist()==want.tolist()
+    "A Matrix without rows has no columns either; otherwise all is as in NumPy"
+    if isinstance(got, Matrix): return want.ndim==2 and got.tolist()==want.tolist() and got.shape==(want.shape if len(want) else (0,0))
     if isinstance(got, list): return want.ndim==1 and got==want.tolist()
     return np.ndim(want)==0 and got==want
 
@@ -69,10 +70,8 @@ def test_assignment_from_itself(data):
     a[:, :] = f(a).copy()
     assert same(m, a)
 
-elementwise = st.sampled_from([operator.add, operator.sub, operator.mul])
-
 @many
-@given(st.data(), elementwise, ints)
+@given(st.data(), st.sampled_from([operator.add, operator.sub, operator.mul]), ints)
 def test_arithmetic(data, op, s):
     m,a = data.draw(pairs())
     n,b = data.draw(pairs(m.shape))
@@ -83,9 +82,8 @@ def test_arithmetic(data, op, s):
 @many
 @given(st.data())
 def test_division_and_power(data):
-    m,_ = data.draw(pairs())
-    n,_ = data.draw(pairs(m.shape, lambda r: r.randint(1, 50)))
-    a,b = np.asarray(m),np.asarray(n).astype(int)
+    m,a = data.draw(pairs())
+    n,b = data.draw(pairs(m.shape, lambda r: r.randint(1, 50)))
     assert same(m/n, a/b) and same(3/n, 3/b) and same(m/7, a/7)
     assert same(m**2, a**2) and same(2**n, 2**b.astype(object)) and same(m**(n*0+3), a**3)
 
@@ -106,13 +104,15 @@ def test_matmul(data):
     n,b = data.draw(pairs((m.shape[1], data.draw(sizes))))
     assert same(m@n, a@b)
     v,w = (data.draw(vectors(s)) for s in m.shape)
-    assert m@w==(a@np.array(w, dtype=int)).tolist() and v@m==(np.array(v, dtype=int)@a).tolist()
+    assert m@w==(a@np.array(w)).tolist() and v@m==(np.array(v)@a).tolist()
 
-@settings(max_examples=500, deadline=None)
+@many
 @given(st.integers(1, 6), st.integers(1, 40), st.integers(1, 6), st.integers(0, 2**32))
 def test_matmul_of_floats(i, j, k, seed):
+    "Off by no more than rounding each of `j` products and sums can explain"
     a,b = (np.random.default_rng(seed).normal(size=s) for s in ((i,j), (j,k)))
-    np.testing.assert_allclose(Matrix(a)@Matrix(b), a@b, rtol=1e-9, atol=1e-12)
+    bound = 2*j*np.finfo(float).eps * (abs(a)@abs(b))
+    assert (abs(np.asarray(Matrix(a)@Matrix(b)) - a@b) <= bound).all()
 
 @many
 @given(pairs())
@@ -125,31 +125,36 @@ def test_transposition(ma):
 def test_the_container_protocol(data):
     m,a = data.draw(pairs())
     assert len(m)==len(a) and list(m)==a.tolist() and list(reversed(m))==a.tolist()[::-1]
-    assert m.flat==a.ravel().tolist()
+    assert m.flat==a.ravel().tolist() and Matrix.from_flat(m.flat, m.shape[1])==m
     x = data.draw(ints)
     assert (x in m)==(x in a)
     assert all(row in m for row in m)
 
 def anything(r):
-    "An int, a Fraction, a float or a complex number."
+    "An int, a Fraction, a float or a complex number"
     return r.choice([r.randint, lambda a,b: Fraction(r.randint(a, b), r.randint(1, 50)), r.uniform, lambda a,b: complex(r.gauss(0, b), r.gauss(0, b))])(-10**9, 10**9)
-
-def fraction(r): return Fraction(r.randint(-99, 99), r.randint(1, 99))
 
 @many
 @given(pairs(number=anything))
 def test_reads_back_and_copies(ma):
     m,_ = ma
-    for twin in (eval(repr(m)), copy.copy(m), copy.deepcopy(m), pickle.loads(pickle.dumps(m)), Matrix(m)):
-        assert twin==m and twin.shape==m.shape and twin is not m
-    assert isinstance(str(m), str) and isinstance(m._repr_html_(), str)
+    for twin in eval(repr(m)), copy.copy(m), copy.deepcopy(m), pickle.loads(pickle.dumps(m)), Matrix(m):
+        assert twin==m and twin is not m and twin[0] is not m[0]
+    assert len({len(line) for line in str(m).splitlines()})==1 and len(str(m).splitlines())==len(m)
+
+def fraction(r): return Fraction(r.randint(-99, 99), r.randint(1, 99))
 
 @many
 @given(st.data())
 def test_fractions_are_exact(data):
-    m,_ = data.draw(pairs((2,2), fraction))
-    n,_ = data.draw(pairs((2,2), fraction))
+    m,a = data.draw(pairs((3,3), fraction))
+    n,b = data.draw(pairs((3,3), fraction))
+    assert (m@n).tolist()==[[sum(a[i,k]*b[k,j] for k in range(3)) for j in range(3)] for i in range(3)]
     assert (m@n).T==n.T@m.T and (m+n)-n==m and all(isinstance(v, (int,Fraction)) for v in (m@n).flat)
+
+def test_large_integers_are_exact():
+    big = Matrix([[2**100,1], [0,3**80]])
+    assert (big@big).tolist()==[[2**200, 2**100+3**80], [0, 3**160]]
 
 # ------------------------------------------------------------------ sharing
 
@@ -157,15 +162,19 @@ def test_nothing_is_shared():
     rows = [[1,2],[3,4]]
     m = Matrix(rows)
     rows[0][0] = 99
-    m[0].append(9), m.tolist()[0].append(9), list(m)[0].append(9), m.T.tolist()
+    for copied in m[0], m.tolist()[0], next(iter(m)), m.flat: copied[0] = 9
+    for twin in copy.copy(m), m[:, :], m.T, m+0, Matrix(m): twin[0,0] = 50
+    n = Matrix.zeros(2, 2)
+    n[:] = m
+    n[0,0] = 7
     assert m==Matrix([[1,2],[3,4]])
-    for twin in (copy.copy(m), m[:, :], m.T, m+0, Matrix(m)): twin[0,0] = 50
-    assert m[0,0]==1
+
+def test_rows_of_zeros_are_not_one_row():
     z = Matrix.zeros(3, 2)
     z[0,0] = 1
-    assert z[1,0]==0
+    assert z.tolist()==[[1,0],[0,0],[0,0]]
 
-def test_in_place_changes_every_name(): 
+def test_in_place_changes_every_name():
     m = n = Matrix([[2,4]])
     m **= 2; m -= 1; m /= 3
     assert n is m and n==Matrix([[1,5]])
@@ -173,12 +182,6 @@ def test_in_place_changes_every_name():
     assert m==Matrix([[1,5]])
 
 # ------------------------------------------------------------------ the data model
-
-def test_not_implemented_where_asked():
-    m = Matrix([[1,2]])
-    for name in ('add','radd','iadd','sub','mul','truediv','pow','rpow','matmul','rmatmul','eq'):
-        assert getattr(m, f'__{name}__')(object()) is NotImplemented, name
-    assert m!='a' and not m==[[1,2]]
 
 class Other:
     def __radd__(self, o): return 'radd'
@@ -189,90 +192,61 @@ class Other:
 def test_the_other_side_may_answer():
     m,o = Matrix([[1,2]]),Other()
     assert (m+o, m@o, o@m, m==o)==('radd','rmatmul','matmul','eq')
+    m += o
+    assert m=='radd' and Matrix([[1,2]])!=[[1,2]]
 
 def test_iterable_but_no_key():
     assert isinstance(Matrix([]), Iterable)
     with pytest.raises(TypeError): hash(Matrix([]))
 
-@pytest.mark.parametrize('rows', [([1,2],[3,4]), (range(2),range(2)), [array('d', [1,2])], (r for r in [(1,2)]), [b'ab'], np.eye(2), torch.eye(2), np.zeros((3,0))])
+@pytest.mark.parametrize('rows', [([1,2],[3,4]), (range(2),range(2)), [array('d', [1,2])], (r for r in [(1,2)]), [b'ab'], np.eye(2), torch.eye(2)])
 def test_rows_of_many_kinds(rows):
     m = Matrix(rows)
-    assert m.shape[1] in (0,2) and all(type(v) in (int,float) for v in m.flat)
+    assert m.shape[1]==2 and all(type(v) in (int,float) for v in m.flat)
 
 def test_numpy_torch_and_matplotlib():
     m = Matrix([[1,2],[3,4.5]])
     assert torch.equal(torch.tensor(np.asarray(m)), torch.tensor([[1,2],[3,4.5]], dtype=torch.float64))
-    assert np.asarray(m, dtype=np.float32).dtype==np.float32 and np.array(Matrix.zeros(0, 3)).shape==(0,3)
+    assert np.asarray(m, dtype=np.float32).dtype==np.float32
     assert np.asarray(Matrix([[Fraction(1,3)]])).dtype==object
-    with pytest.raises(ValueError, match='copy'): m.__array__(copy=False)
-    assert isinstance(np.float32(2)*m, Matrix) and isinstance(np.ones((2,2))*m, np.ndarray) and isinstance(m@np.ones((2,2)), np.ndarray)
+    for mixed in np.ones((2,2))*m, m*np.ones((2,2)): assert np.array_equal(mixed, np.asarray(m))
     import matplotlib; matplotlib.use('Agg')
     import matplotlib.pyplot as plt
     assert plt.imshow(m).get_array().shape==(2,2)
     plt.close()
 
-def test_pictures():
-    import base64,io,re
-    from PIL import Image
-    m = Matrix([[i*j % 256 for j in range(30)] for i in range(20)])
-    png = re.search('base64,([^"]+)', m._repr_html_())[1]
-    lo,hi = min(m.flat),max(m.flat)
-    want = [[int(255*(v-lo)/(hi-lo)) for v in row] for row in m]
-    assert np.asarray(Image.open(io.BytesIO(base64.b64decode(png)))).tolist()==want
-    assert Matrix([[1,2]])._repr_html_().count('<td')==2
-    assert '&lt;' in Matrix([['<b>', 1]])._repr_html_()
-    for odd in (Matrix([[float('nan'), float('inf'), 1.]]), Matrix([[1j, 2]]), Matrix([[7]]), Matrix([[10**400, 1]]), Matrix.zeros(3, 0), Matrix.zeros(20, 20), Matrix.zeros(3000, 2)):
-        assert odd._repr_html_()
-
-def test_str_is_short_and_aligned():
-    lines = str(Matrix.zeros(1000, 1000)).splitlines()
-    assert len(lines)==9 and lines[-1]=='(1000 × 1000)' and len(set(map(len, lines[:-1])))==1
-    assert len(str(Matrix.zeros(0, 3)))<20
-
-# ------------------------------------------------------------------ bad input
+# ------------------------------------------------------------------ mistakes
 
 m23 = Matrix([[1,2,3],[4,5,6]])
 
-@pytest.mark.parametrize('f, error, words', [
-    (lambda: Matrix([[1,2],[3,4],[5]]), ValueError, 'Row 2 has 1 numbers, but row 0 has 2'),
-    (lambda: Matrix(7), TypeError, 'got int'),
-    (lambda: Matrix('ab'), TypeError, 'got str'),
-    (lambda: Matrix(['ab']), TypeError, 'Row 0'),
-    (lambda: Matrix([[1], 2]), TypeError, 'Row 1'),
-    (lambda: Matrix(torch.tensor(3)), TypeError, 'rows'),
-    (lambda: Matrix.from_flat([1,2,3], 2), ValueError, '3 values do not fill rows of 2'),
-    (lambda: Matrix.from_flat([1], 0), ValueError, 'rows of 0'),
-    (lambda: Matrix.from_flat([1], -1), ValueError, 'ncols'),
-    (lambda: Matrix.from_flat([1], 1.), TypeError, 'float'),
-    (lambda: Matrix.zeros(-1, 2), ValueError, 'nrows'),
-    (lambda: Matrix.zeros(2, -1), ValueError, 'ncols'),
-    (lambda: Matrix.zeros(0, -1), ValueError, 'ncols'),
-    (lambda: Matrix.zeros(2., 1), TypeError, 'float'),
-    (lambda: Matrix.eye(-1), ValueError, 'got -1'),
-    (lambda: m23[2], IndexError, r'\(2, 3\)'),
-    (lambda: m23[0,-4], IndexError, r'\(2, 3\)'),
-    (lambda: m23[0,0,0], IndexError, 'two places'),
-    (lambda: m23['a'], TypeError, 'integers and slices'),
-    (lambda: m23[0,None], TypeError, 'integers and slices'),
-    (lambda: m23[1.], TypeError, 'integers and slices'),
-    (lambda: m23[::0], ValueError, 'zero'),
-    (lambda: m23.__setitem__(5, 1), IndexError, r'\(2, 3\)'),
-    (lambda: m23.__setitem__(0, [1]), ValueError, r'\(1,\).*\(3,\)'),
-    (lambda: m23.__setitem__((slice(None),0), [1]), ValueError, r'\(1,\).*\(2,\)'),
-    (lambda: m23.__setitem__(slice(None), m23.T), ValueError, r'\(3, 2\).*\(2, 3\)'),
-    (lambda: m23.__setitem__((0,0), [1]), TypeError, 'one number'),
-    (lambda: m23.__setitem__(0, 'abc'), TypeError, 'str'),
-    (lambda: m23+m23.T, ValueError, r'add.*\(2, 3\).*\(3, 2\)'),
-    (lambda: m23+[1,2,3], TypeError, 'unsupported'),
-    (lambda: m23*'a', TypeError, "can't multiply|unsupported"),
-    (lambda: m23@m23, ValueError, r'\(2, 3\) @ \(2, 3\)'),
-    (lambda: m23@[1,2], ValueError, r'\(2, 3\) @ \(2,\)'),
-    (lambda: [1,2,3]@m23, ValueError, r'\(3,\) @ \(2, 3\)'),
-    (lambda: m23@2, TypeError, 'unsupported'),
-    (lambda: m23@'abc', TypeError, 'unsupported'),
-    (lambda: m23@[[1],[2],[3]], TypeError, 'flat sequence'),
+@pytest.mark.parametrize('f, error', [
+    (lambda: Matrix([[1,2],[3,4],[5]]), ValueError),
+    (lambda: Matrix([1,2,3]), TypeError),
+    (lambda: Matrix(torch.tensor(3)), TypeError),
+    (lambda: Matrix.from_flat([1,2,3], 2), ValueError),
+    (lambda: m23[2], IndexError),
+    (lambda: m23[0,-4], IndexError),
+    (lambda: m23[0,0,0], ValueError),
+    (lambda: m23[1.], TypeError),
+    (lambda: m23.__setitem__(5, 1), IndexError),
+    (lambda: m23.__setitem__(0, [1]), ValueError),
+    (lambda: m23.__setitem__((slice(None),0), [1]), ValueError),
+    (lambda: m23.__setitem__(slice(None), m23.T), ValueError),
+    (lambda: m23.__setitem__(slice(2), m23[:, :2]), ValueError),
+    (lambda: m23.__setitem__(0, Matrix.zeros(3, 1)), TypeError),
+    (lambda: m23.__setitem__((0,0), [1]), TypeError),
+    (lambda: m23.__setitem__(0, 'abc'), TypeError),
+    (lambda: m23+m23.T, ValueError),
+    (lambda: m23+[1,2,3], TypeError),
+    (lambda: m23*'a', TypeError),
+    (lambda: m23@m23, ValueError),
+    (lambda: m23@[1,2], ValueError),
+    (lambda: [1,2,3]@m23, ValueError),
+    (lambda: m23@2, TypeError),
+    (lambda: m23@'abc', TypeError),
+    (lambda: m23@[[1],[2],[3]], TypeError),
 ])
-def test_bad_input(f, error, words):
+def test_a_mistake_is_no_silent_answer_and_changes_nothing(f, error):
     before = m23.tolist()
-    with pytest.raises(error, match=words): f()
+    with pytest.raises(error): f()
     assert m23.tolist()==before
