@@ -8,7 +8,7 @@ from hypothesis import given, settings, strategies as st
 import miniai.random as mr
 from miniai.random import WichmannHill, period
 
-many = settings(max_examples=1000, deadline=None)
+many = settings(max_examples=300, deadline=None)
 states = st.tuples(*(st.integers(1, m-1) for m in (30269,30307,30323)))
 
 def at(state):
@@ -84,7 +84,7 @@ def test_blocks(state, n):
     assert a.rand(n).tolist()==[b.random() for _ in range(n)]
     assert a.getstate()==b.getstate()
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(states, st.lists(st.sampled_from([0,1,2,30267,30268,30269,30306,30322,60535,60536,60537,100_000]), min_size=1, max_size=3))
 def test_long_blocks(state, sizes):
     a,b = at(state),at(state)
@@ -94,15 +94,15 @@ def test_long_blocks(state, sizes):
         assert a.random()==b.random()
 
 @pytest.mark.parametrize('state', [(1,1,1), (30268,30306,30322), (177,176,178)])
-def test_half_a_million(state):
-    a,b,n = at(state),at(state),500_000
+def test_a_long_block(state):
+    a,b,n = at(state),at(state),200_000
     u = a.rand(n).numpy()
     assert np.array_equal(u, np.fromiter((b.random() for _ in range(n)), float)) and a.getstate()==b.getstate()
     assert 0 < u.min() and u.max() < 1
 
 def test_taking_off_the_whole_part_is_exact():
     near = [np.nextafter(w, d) for w in (1.,2.,3.) for d in (0.,9.) if not (w==3 and d==9)]
-    x = np.concatenate([np.random.default_rng(0).uniform(0, 3, 1_000_000), near])
+    x = np.concatenate([np.random.default_rng(0).uniform(0, 3, 200_000), near])
     assert torch.from_numpy(x.copy()).frac_().tolist()==[v % 1.0 for v in x.tolist()]
 
 def test_rand_and_randn_shapes():
@@ -113,7 +113,7 @@ def test_rand_and_randn_shapes():
     a,b = WichmannHill(1),WichmannHill(1)
     assert a.rand(4, 5).flatten().tolist()==[b.random() for _ in range(20)]
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(states, st.integers(0, 100))
 def test_randn_is_gauss(state, n):
     a,b = at(state),at(state)
@@ -132,6 +132,7 @@ if cpython:
     class TestAsInCPython(cpython.TestBasicOps, unittest.TestCase):
         "CPython's own tests of what a generator of the module `random` does"
         gen = WichmannHill()
+        if sys.version_info<(3,11): test_seedargs = test_seed_when_randomness_source_not_found = None  # They seed with complex numbers
 
     TestSubclassing = cpython.TestRandomSubclassing
 
@@ -228,7 +229,7 @@ def test_a_state_that_is_none_of_ours_changes_nothing(state):
     with pytest.raises(ValueError): rng.setstate(state)
     assert rng.getstate()==WichmannHill(1).getstate()
 
-@pytest.mark.parametrize('call', [lambda r: r.rand(2, -1), lambda r: r.rand(2.), lambda r: r.jumpahead(1.5), lambda r: r.getrandbits(1.5),
+@pytest.mark.parametrize('call', [lambda r: r.rand(2, -1), lambda r: r.rand(2.), lambda r: r.jumpahead(1.5), lambda r: r.getrandbits(1.5), lambda r: r.getrandbits(-1),
                                   lambda r: r.seed([1]), lambda r: r.seed(1j)])
 def test_what_makes_no_sense_changes_nothing(call):
     rng = WichmannHill(1)
