@@ -55,12 +55,12 @@ def gradients(self:LinearClassifier,
 )->tuple: # Mean loss, gradient of `weight`, gradient of `bias`
     "Cross-entropy, averaged over the inputs, and its gradients"
     x = self._rows(x)
-    log_p = (x@self.weight + self.bias).log_softmax(1)
+    log_p = ((self.weight.T@x.T).T + self.bias).log_softmax(1)  # Turned round, the product is faster
     loss = -log_p.gather(1, y[:,None]).mean()
-    error = log_p.exp()                       # What the model says,
-    error[torch.arange(len(y)), y] -= 1       # minus what's true
+    error = log_p.exp()                                         # What the model says,
+    error[torch.arange(len(y)), y] -= 1                         # minus what's true
     error /= len(y)
-    return loss, x.T@error, error.sum(0)
+    return loss, (error.T@x).T, error.sum(0)
 
 # %% ../nbs/23_linear.ipynb #12355af4
 def _shuffled(n, generator):
@@ -81,7 +81,8 @@ def steps(self:LinearClassifier,
 ): # Yields the loss of each batch
     "Train step by step, with standardisation, momentum and decay: a generator of losses"
     x,done = self._rows(x),0
-    mean,var = x.mean(0)[:,None],x.var(0, correction=0)[:,None]
+    mean = x.mean(0)[:,None]
+    var = x.square().mean(0)[:,None] - mean**2
     momentum_w,momentum_b = torch.zeros_like(self.weight),torch.zeros_like(self.bias)
     for _ in range(epochs):
         for idx in _shuffled(len(x), generator).split(batch_size):

@@ -38,7 +38,8 @@ class WichmannHill(Random):
         k:int, # How many bits
     )->int: # 0 or more, less than 2**k
         "An integer of `k` random bits"
-        words = [int(self.random() * 2**32).to_bytes(4, 'little') for _ in range(-(-k//32))]
+        if k<0: raise ValueError(f'The number of bits should be 0 or more, got {k}.')
+        words = [int(self.random() * 2**32).to_bytes(4, 'little') for _ in range(-(-k//32))]  # k/32, rounded up
         return int.from_bytes(b''.join(words), 'little') >> -k%32
 
 # %% ../nbs/22_random.ipynb #79700c66
