@@ -8,7 +8,7 @@ from hypothesis import given, settings, strategies as st
 import miniai.random as mr
 from miniai.random import WichmannHill, period
 
-many = settings(max_examples=300, deadline=None)
+many = settings(max_examples=200, deadline=None)
 states = st.tuples(*(st.integers(1, m-1) for m in (30269,30307,30323)))
 
 def at(state):
@@ -160,10 +160,10 @@ def test_all_distributions_come_from_our_numbers():
 def test_without_getrandbits_only_bits_and_bytes_come_from_elsewhere():
     "What the notebook says about subclasses of `random.Random`"
     class Plain(random.Random):
-        def random(self): return .25
+        def random(self): return (2**51+3) / 2**53
     rng = Plain(1)
-    assert {rng.randrange(8) for _ in range(20)}=={2} and {rng.choice('abcd') for _ in range(20)}=={'b'}
-    assert {tuple(rng.sample(range(8), 2)) for _ in range(20)}==set([tuple(Plain(2).sample(range(8), 2))])
+    assert {rng.randrange(8) for _ in range(20)}=={3} and {rng.choice('abcd') for _ in range(20)}=={'d'}
+    assert len({tuple(rng.sample(range(8), 2)) for _ in range(20)})==1
     assert len({rng.getrandbits(64) for _ in range(20)})==len({rng.randbytes(8) for _ in range(20)})==20
 
 def test_distributions_have_the_right_means():
