@@ -307,33 +307,34 @@ class Noisy(Dataset):
     def __init__(self, rng): self.rng,self.pcg = rng,np.random.default_rng(1)
     def __len__(self): return 6
     def __getitem__(self, i): return self.rng.random(), self.pcg.random(), np.random.rand()
-def main(how, start):
-    rng = WichmannHill(42)
-    torch.manual_seed(0)
-    dl = DataLoader(Noisy(rng), batch_size=None, num_workers=2, multiprocessing_context=start,
-                    worker_init_fn=rng.worker_init_fn if how=='init' else None)
-    for epoch in range(2):
-        for us in dl: print(*us)
-if __name__=='__main__': main(*sys.argv[1:])
+def main(start, epochs, hows):
+    for how in hows:
+        rng = WichmannHill(42)
+        torch.manual_seed(0)
+        dl = DataLoader(Noisy(rng), batch_size=None, num_workers=2, multiprocessing_context=start,
+                        worker_init_fn=rng.worker_init_fn if how=='init' else None)
+        for epoch in range(int(epochs)):
+            for us in dl: print(how, *us)
+if __name__=='__main__': main(sys.argv[1], sys.argv[2], sys.argv[3:])
 '''
 
-def loads(tmp_path, how, start):
+def loads(tmp_path, *args):
+    "The numbers of our generator, of `default_rng` and of `np.random`, for each setting, from one run"
     (tmp_path/'workers.py').write_text(workers)
-    res = subprocess.run([sys.executable, 'workers.py', how, start], cwd=tmp_path, env=env, capture_output=True, text=True)
+    res = subprocess.run([sys.executable, 'workers.py', *args], cwd=tmp_path, env=env, capture_output=True, text=True)
     assert res.returncode==0, res.stderr
-    return [list(us) for us in zip(*(line.split() for line in res.stdout.splitlines()))]
+    lines = [line.split() for line in res.stdout.splitlines()]
+    return {how: [list(us) for us in zip(*(line[1:] for line in lines if line[0]==how))] for how in {line[0] for line in lines}}
 
 @needs_fork
-def test_workers_repeat_without_care(tmp_path):
+def test_forked_workers_repeat_until_cured(tmp_path):
     "PyTorch seeds `np.random` in its workers, and knows nothing of other generators"
-    assert [len(set(us)) for us in loads(tmp_path, 'nothing', 'fork')]==[3,3,12]
+    got = loads(tmp_path, 'fork', '2', 'nothing', 'init', 'init')
+    assert [len(set(us)) for us in got['nothing']]==[3,3,12]
+    ours = got['init'][0]
+    assert ours[:12]==ours[12:] and len(set(ours))==12
 
-@needs_fork
-def test_workers_cured(tmp_path):
-    ours,_,_ = got = loads(tmp_path, 'init', 'fork')
-    assert len(ours)==len(set(ours))==12 and got==loads(tmp_path, 'init', 'fork')
-
-def test_workers_that_are_not_forked(tmp_path): assert len(set(loads(tmp_path, 'init', 'spawn')[0]))==12
+def test_workers_that_are_not_forked(tmp_path): assert len(set(loads(tmp_path, 'spawn', '1', 'init')['init'][0]))==6
 
 def test_nothing_breaks_in_threads():
     rng = WichmannHill(1)
