@@ -55,10 +55,10 @@ def gradients(self:LinearClassifier,
 )->tuple: # Mean loss, gradient of `weight`, gradient of `bias`
     "Cross-entropy, averaged over the inputs, and its gradients"
     x = self._rows(x)
-    log_p = ((self.weight.T@x.T).T + self.bias).log_softmax(1)  # Turned round, the product is faster
+    log_p = ((self.weight.T@x.T).T + self.bias).log_softmax(1)
     loss = -log_p.gather(1, y[:,None]).mean()
-    error = log_p.exp()                                         # What the model says,
-    error[torch.arange(len(y)), y] -= 1                         # minus what's true
+    error = log_p.exp()                  # What the model says,
+    error[torch.arange(len(y)), y] -= 1  # minus what's true
     error /= len(y)
     return loss, (error.T@x).T, error.sum(0)
 
@@ -77,7 +77,7 @@ def steps(self:LinearClassifier,
     epochs:int=8, # Times through the data
     lr:float=.05, # Size of the first step; the last is near 0
     batch_size:int=250, # Inputs in a step
-    generator=None, # `WichmannHill` or `torch.Generator` for the order of the data; None is torch's own
+    generator=None, # `WichmannHill` or `torch.Generator` for the order; None is torch's own
 ): # Yields the loss of each batch
     "Train step by step, with standardisation, momentum and decay: a generator of losses"
     x,done = self._rows(x),0
