@@ -73,26 +73,24 @@ def _shuffled(n, generator):
 def steps(self:LinearClassifier,
     x:Tensor, # Inputs, as for `__call__`
     y:Tensor, # (n,) integer labels
-    *,
-    epochs:int=8, # Times through the data
+    *, epochs:int=8, # Times through the data
     lr:float=.05, # Size of the first step; the last is near 0
     batch_size:int=250, # Inputs in a step
     generator=None, # `WichmannHill` or `torch.Generator` for the order; None is torch's own
 ): # Yields the loss of each batch
     "Train step by step, with standardisation, momentum and decay: a generator of losses"
-    x,done = self._rows(x),0
+    x = self._rows(x)
     mean = x.mean(0)[:,None]
     var = x.square().mean(0)[:,None] - mean**2
     momentum_w,momentum_b = torch.zeros_like(self.weight),torch.zeros_like(self.bias)
-    for _ in range(epochs):
-        for idx in _shuffled(len(x), generator).split(batch_size):
+    for epoch in range(epochs):
+        for i,idx in enumerate(_shuffled(len(x), generator).split(batch_size)):
             loss,grad_w,grad_b = self.gradients(x[idx], y[idx])
             momentum_w.mul_(.9).add_((grad_w - mean*grad_b)/(var + .01))
             momentum_b.mul_(.9).add_(grad_b)
-            rate = lr*(1 - done/(epochs*len(x)))
+            rate = lr*(1 - (epoch + i*batch_size/len(x))/epochs)
             self.weight -= rate*momentum_w
             self.bias -= rate*(momentum_b - (mean*momentum_w).sum(0))
-            done += len(idx)
             yield loss.item()
 
 # %% ../nbs/23_linear.ipynb #ab424175

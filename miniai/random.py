@@ -103,16 +103,15 @@ def _jump(state, n):
 
 def _fill(u, state):
     "Fill the array `u` with the numbers after `state`, and return the state after the last of them"
-    lap = 30268
-    for start in range(0, len(u), lap):
-        part = u[start:start+lap]
+    (x,xs),(y,ys),(z,zs) = [(step.item(s)+1,turns) for s,(step,turns) in zip(state, _tables())]
+    for start in range(0, len(u), 30268):
+        part = u[start:start+30268]
         n = len(part)
-        (x,xs),(y,ys),(z,zs) = [(step.item(s)+1,turns) for s,(step,turns) in zip(state, _tables())]
         np.add(xs[x:x+n], ys[y:y+n], out=part)
         np.add(part, zs[z:z+n], out=part)
         torch.from_numpy(part).frac_()
-        state = _jump(state, n)
-    return state
+        y,z = (y+n) % 30306,(z+n) % 30322  # After a full turn, x is where it was
+    return _jump(state, len(u))
 
 # %% ../nbs/22_random.ipynb #77ff1500
 def _shape(shape):
