@@ -1,7 +1,6 @@
-"What a notebook cell cannot show well about `miniai.linear`."
-import pytest,torch
-from hypothesis import given,settings,strategies as st
-from safetensors.torch import save_file
+"What a notebook cell can't show well about `miniai.linear`."
+import pytest, torch
+from hypothesis import given, settings, strategies as st
 
 from miniai.fashion import load_fashion_mnist
 from miniai.linear import LinearClassifier
@@ -10,14 +9,21 @@ from miniai.random import WichmannHill
 @pytest.fixture(scope='module')
 def data(): return tuple(load_fashion_mnist(s, path='sample', quiet=True) for s in ('train','test'))
 
+def off(a, b): return ((a-b).norm()/b.norm()).item()
+
 def toy(n=300, n_in=5, n_out=3, seed=0):
-    "Three heaps of points."
+    "Three heaps of points"
     g = torch.Generator().manual_seed(seed)
     y = torch.randint(n_out, (n,), generator=g)
     centres = 3*torch.randn(n_out, n_in, generator=g)
     return centres[y] + torch.randn(n, n_in, generator=g), y
 
-@settings(max_examples=200, deadline=None)
+def fitted(x, y, **kwargs):
+    m = LinearClassifier(5, 3)
+    m.fit(x, y, **kwargs)
+    return m
+
+@settings(max_examples=100, deadline=None)
 @given(st.integers(1, 20), st.integers(1, 12), st.integers(1, 6), st.integers(0, 2**32), st.sampled_from([.1, 1, 30]))
 def test_gradients_are_autograds(n, n_in, n_out, seed, scale):
     g = torch.Generator().manual_seed(seed)
@@ -30,80 +36,77 @@ def test_gradients_are_autograds(n, n_in, n_out, seed, scale):
     for got,expected in zip(m.gradients(x, y), (want, w.grad, b.grad)): torch.testing.assert_close(got, expected.detach())
 
 def test_a_step_is_a_step_on_standardised_inputs():
-    "One plain step here equals one on (x-mean)/sigma, folded back."
+    "One plain step here equals one on (x-mean)/sigma, folded back"
     x,y = toy()
-    m = LinearClassifier(5, 3)
-    m.fit(x, y, epochs=1, batch_size=len(x), lr=.3)
+    m = fitted(x, y, epochs=1, batch_size=len(x), lr=.3)
     mean,sigma = x.mean(0),(x.var(0, correction=0)+.01).sqrt()
     v,c = torch.zeros(5, 3, requires_grad=True),torch.zeros(3, requires_grad=True)
     torch.nn.functional.cross_entropy((x-mean)/sigma@v + c, y).backward()
     weight = -.3*v.grad/sigma[:,None]
-    torch.testing.assert_close(m.weight, weight, atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(m.bias, -.3*c.grad - mean@weight, atol=1e-5, rtol=1e-4)
+    assert off(m.weight, weight) < 1e-4
+    assert off(m.bias, -.3*c.grad - mean@weight) < 1e-4
 
-def test_reaches_the_bottom_of_the_bowl():
+def test_reaches_the_minimum_where_there_is_one():
+    "With labels that contradict each other no weights separate the data, so the convex loss has a minimum"
     x,y = toy(n=400)
     y[::5] = (y[::5]+1) % 3
-    m = LinearClassifier(5, 3)
-    m.fit(x, y, epochs=300, batch_size=400, lr=.3)
+    m = fitted(x, y, epochs=300, batch_size=400, lr=.3)
     assert max(g.abs().max() for g in m.gradients(x, y)[1:]) < 2e-3
+
+def test_separable_data_have_no_minimum():
+    "The weights go on growing, and the loss falling, for as long as we train"
+    x,y = toy()
+    x = x + 20*torch.eye(5)[y]
+    short,long = (fitted(x, y, epochs=e, batch_size=300, lr=.3) for e in (100,1000))
+    assert short.accuracy(x, y)==1 and long.weight.norm() > 1.05*short.weight.norm()
+    assert 0 < long.gradients(x, y)[0] < short.gradients(x, y)[0]/2
 
 def test_starts_at_zero_and_at_the_loss_of_guessing():
     m = LinearClassifier()
     assert m.weight.shape==(784,10) and m.bias.shape==(10,) and not m.weight.any() and not m.bias.any()
     loss = next(m.steps(torch.rand(20, 784), torch.arange(20) % 10))
-    assert abs(loss - torch.tensor(10.).log()) < 1e-5
+    assert loss==pytest.approx(torch.tensor(10.).log().item(), rel=1e-4)
 
 def test_fashion_sample(data):
     (x,y),(xt,yt) = data
     m = LinearClassifier()
-    losses = m.fit(x, y, epochs=20, lr=.02, batch_size=50, generator=WichmannHill(42))
+    losses = m.fit(x, y, epochs=20, lr=.01, batch_size=50, generator=WichmannHill(42))
     assert len(losses)==600 and sum(losses[-30:]) < sum(losses[:30])/3
     assert m.accuracy(xt, yt) > .80
     assert m.predict(xt[:7]).shape==(7,) and m.predict(xt[0].flatten()).shape==()
 
-def test_full_fashion_mnist_reaches_the_published_figure():
-    x,y = load_fashion_mnist('train', quiet=True)
-    if len(x)<60_000: pytest.skip('only the sample of Fashion-MNIST is on this machine')
-    m = LinearClassifier()
-    m.fit(x, y, generator=WichmannHill(42))
-    assert m.accuracy(*load_fashion_mnist('test', quiet=True)) >= .842
-
 @pytest.mark.parametrize('make', [WichmannHill, lambda s: torch.Generator().manual_seed(s)])
 def test_same_seed_same_weights(make):
     x,y = toy()
-    def run(seed):
-        m = LinearClassifier(5, 3)
-        m.fit(x, y, batch_size=7, generator=make(seed))
-        return m
-    a,b,c = run(1),run(1),run(2)
-    assert a.weight.equal(b.weight) and a.bias.equal(b.bias) and not a.weight.equal(c.weight)
+    a,b,c = (fitted(x, y, batch_size=7, generator=make(s)) for s in (1,1,2))
+    assert off(a.weight, b.weight) < 1e-3 and off(a.bias, b.bias) < 1e-3 < off(a.weight, c.weight)
 
 def test_without_generator_torchs_own():
-    x,y = toy()
     def run():
         torch.manual_seed(3)
-        m = LinearClassifier(5, 3)
-        m.fit(x, y)
-        return m.weight
-    assert run().equal(run())
+        return fitted(*toy()).weight
+    assert off(run(), run()) < 1e-3
 
-def test_every_input_once_an_epoch():
-    from miniai.linear import _shuffled
-    for g in (WichmannHill(1), torch.Generator(), None): assert _shuffled(1000, g).sort().values.equal(torch.arange(1000))
+@pytest.mark.parametrize('generator', [WichmannHill(1), torch.Generator(), None])
+def test_every_input_once_an_epoch(generator):
+    seen = []
+    class Watched(LinearClassifier):
+        def gradients(self, x, y):
+            seen.extend(y.tolist())
+            return super().gradients(x, y)
+    Watched(1, 100).fit(torch.zeros(100, 1), torch.arange(100), epochs=2, batch_size=7, generator=generator)
+    first,second = seen[:100],seen[100:]
+    assert sorted(first)==sorted(second)==list(range(100)) and first!=second
 
 @pytest.mark.parametrize('n, batch_size, steps', [(10,3,4), (10,10,1), (10,100,1), (1,1,1), (9,3,3)])
-def test_batches(n, batch_size, steps):
-    x,y = toy(n)
-    m = LinearClassifier(5, 3)
-    assert len(m.fit(x, y, epochs=2, batch_size=batch_size))==2*steps
+def test_batches(n, batch_size, steps): assert len(LinearClassifier(5, 3).fit(*toy(n), epochs=2, batch_size=batch_size))==2*steps
 
 def test_kinds_of_input():
     m = LinearClassifier(6, 2)
     m.weight = torch.randn(6, 2)
     x = torch.randint(256, (4,2,3), dtype=torch.uint8)
     want = x.flatten(1).float()/255 @ m.weight
-    for same in (x, x.flatten(1), x.double()/255, x.float()/255): torch.testing.assert_close(m(same), want)
+    for same in (x, x.flatten(1), x.double()/255, x.float()/255): assert off(m(same), want) < 1e-4
     assert m(torch.rand(0, 6)).shape==(0,2) and m(torch.rand(6)).shape==(2,)
 
 def test_inputs_are_left_alone():
@@ -113,14 +116,12 @@ def test_inputs_are_left_alone():
     assert x.equal(before[0]) and y.equal(before[1])
 
 def test_steps_may_be_left_early():
-    x,y = toy()
     m = LinearClassifier(5, 3)
-    next(m.steps(x, y))
+    next(m.steps(*toy()))
     assert m.weight.any()
 
 def test_save_and_load(tmp_path):
-    m = LinearClassifier(5, 3)
-    m.fit(*toy())
+    m = fitted(*toy())
     m.save(tmp_path/'m.safetensors')
     again = LinearClassifier.load(tmp_path/'m.safetensors')
     assert again.weight.equal(m.weight) and again.bias.equal(m.bias)
@@ -128,45 +129,11 @@ def test_save_and_load(tmp_path):
     m.save(tmp_path/'m.safetensors')
     assert LinearClassifier.load(tmp_path/'m.safetensors').weight.equal(m.weight)
 
-def test_load_what_is_no_model(tmp_path):
-    with pytest.raises(FileNotFoundError, match='nothing.safetensors'): LinearClassifier.load(tmp_path/'nothing.safetensors')
-    (tmp_path/'text').write_text('hello, this is no model')
-    with pytest.raises(ValueError, match='no safetensors file'): LinearClassifier.load(tmp_path/'text')
-    for t in ({'weight':torch.zeros(2,2)}, {'weight':torch.zeros(2,2),'bias':torch.zeros(3)}, {'weight':torch.zeros(2),'bias':torch.zeros(2)}):
-        save_file(t, tmp_path/'odd')
-        with pytest.raises(ValueError, match='no linear classifier'): LinearClassifier.load(tmp_path/'odd')
-
 x5,y5 = toy(20)
 
-@pytest.mark.parametrize('f, error, words', [
-    (lambda m: LinearClassifier(0, 3), ValueError, 'got 0 and 3'),
-    (lambda m: LinearClassifier(2.5, 3), TypeError, 'float'),
-    (lambda m: m(torch.zeros(5, 4)), ValueError, r'5 numbers; got a tensor of shape \(5, 4\)'),
-    (lambda m: m(torch.zeros(4)), ValueError, r'\(4,\)'),
-    (lambda m: m(torch.tensor(1.)), ValueError, r'\(\)'),
-    (lambda m: m([1,2]), TypeError, 'got list'),
-    (lambda m: m(torch.zeros(2, 5, dtype=torch.complex64)), TypeError, 'complex'),
-    (lambda m: m.predict('x'), TypeError, 'got str'),
-    (lambda m: m.accuracy(x5, y5[:3]), ValueError, r'\(20,\), got \(3,\)'),
-    (lambda m: m.accuracy(x5[:0], y5[:0]), ValueError, 'one or more'),
-    (lambda m: m.accuracy(x5, y5.float()), TypeError, 'float32'),
-    (lambda m: m.accuracy(x5, y5>0), TypeError, 'bool'),
-    (lambda m: m.accuracy(x5, y5.tolist()), TypeError, 'got list'),
-    (lambda m: m.fit(x5, y5+1), ValueError, 'from 0 to 2, got 1 to 3'),
-    (lambda m: m.fit(x5, y5-1), ValueError, 'got -1'),
-    (lambda m: m.fit(x5, y5[:,None]), ValueError, r'\(20, 1\)'),
-    (lambda m: m.fit(x5[0], y5[:1]), ValueError, r'got \(5,\)'),
-    (lambda m: m.fit(x5[:0], y5[:0]), ValueError, 'one or more'),
-    (lambda m: m.fit(x5/0, y5), ValueError, 'infinite or not a number'),
-    (lambda m: m.fit(x5, y5, epochs=0), ValueError, 'got 0 and 250'),
-    (lambda m: m.fit(x5, y5, epochs=1.5), TypeError, 'float'),
-    (lambda m: m.fit(x5, y5, batch_size=0), ValueError, 'got 8 and 0'),
-    (lambda m: m.fit(x5, y5, lr=0), ValueError, 'above 0'),
-    (lambda m: m.fit(x5, y5, lr=float('nan')), ValueError, 'nan'),
-    (lambda m: m.fit(x5, y5, lr='fast'), TypeError, "'<'|number"),
-    (lambda m: m.fit(x5, y5, generator=42), TypeError, 'got int'),
-])
-def test_bad_input(f, error, words):
+@pytest.mark.parametrize('call', [lambda m: m(torch.zeros(5, 4)), lambda m: m.fit(x5, y5+1), lambda m: m.fit(x5, y5-1), lambda m: m.fit(x5, y5[:3]),
+                                  lambda m: m.fit(x5, y5.float()), lambda m: m.fit(x5, y5, batch_size=0), lambda m: m.fit(x5, y5, generator=42)])
+def test_a_mistake_is_an_error_and_trains_nothing(call):
     m = LinearClassifier(5, 3)
-    with pytest.raises(error, match=words): f(m)
+    with pytest.raises((TypeError, ValueError, RuntimeError, IndexError)): call(m)
     assert not m.weight.any()
