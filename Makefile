@@ -64,7 +64,7 @@ clean:  ## remove all that make has made
 	rm -rf .venv .venv-nbdev2 build *.egg-info _docs _proc .pytest_cache .hypothesis
 
 help:  ## show this list
-	@sed -nE 's/^([a-z0-9-]+):.*##(.*)/\1\t\2/p' Makefile | expand -t 14
+	@sed -nE 's/^([a-z0-9-]+):.*##(.*)/\1\t\2/p' Makefile | expand -t 20
 
 .venv/.run: $(metadata)
 	$(call install,.venv,constraints.txt,)
