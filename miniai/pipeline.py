@@ -406,10 +406,11 @@ def __call__(self:StableDiffusion,
 def quiet():
     "Keep the libraries from logging and from drawing bars while they load"
     import logging
+    logging.disable(logging.ERROR)
+    from diffusers.utils import logging as diffusers_bars
     from transformers.utils import logging as bars
     shown = bars.is_progress_bar_enabled()
-    bars.disable_progress_bar()
-    logging.disable(logging.ERROR)
+    for library in bars,diffusers_bars: library.disable_progress_bar()
     try: yield
     finally:
         logging.disable(logging.NOTSET)
@@ -437,8 +438,9 @@ def from_pretrained(cls:StableDiffusion,
     variant:str=None, # Of the weights on disk, such as 'fp16'
 )->StableDiffusion:
     "The library's five parts, with weights from safetensors files"
-    from diffusers import StableDiffusionPipeline
     path,device = path or os.environ.get('MINIAI_MODEL') or embedded_model(),device or default_device()
-    with quiet(): library = StableDiffusionPipeline.from_pretrained(path, variant=variant, use_safetensors=True,
-        safety_checker=None, requires_safety_checker=False).to(device=device, dtype=dtype or default_dtype(device))
+    with quiet():
+        from diffusers import StableDiffusionPipeline
+        library = StableDiffusionPipeline.from_pretrained(path, variant=variant, use_safetensors=True,
+            safety_checker=None, requires_safety_checker=False).to(device=device, dtype=dtype or default_dtype(device))
     return with_recommendations(cls(library.tokenizer, library.text_encoder, library.unet, library.scheduler, library.vae), path)
