@@ -550,6 +550,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                              'miniai.unet.UNet2DConditionModel.__init__': ('unet.html#unet2dconditionmodel.__init__', 'miniai/unet.py'),
                              'miniai.unet.UNet2DConditionModel.add_levels': ('unet.html#unet2dconditionmodel.add_levels', 'miniai/unet.py'),
                              'miniai.unet.UNet2DConditionModel.forward': ('unet.html#unet2dconditionmodel.forward', 'miniai/unet.py'),
+                             'miniai.unet.UNet2DConditionModel.layers': ('unet.html#unet2dconditionmodel.layers', 'miniai/unet.py'),
                              'miniai.unet.UNet2DConditionModel.load_state_dict': ( 'unet.html#unet2dconditionmodel.load_state_dict',
                                                                                    'miniai/unet.py'),
                              'miniai.unet.UNet2DConditionModel.prompt_of': ('unet.html#unet2dconditionmodel.prompt_of', 'miniai/unet.py'),

@@ -224,42 +224,43 @@ class UNet2DConditionModel(Network):
         c,widths = self.config,self.config.block_out_channels
         self.conv_in = nn.Conv2d(c.in_channels, widths[0], 3, padding=1)
         self.time_embedding = TimestepEmbedding(widths[0], 4*widths[0], c.time_cond_proj_dim)
-        self.add_levels(c, widths, c.attention_head_dim)
+        self.add_levels(widths, c.attention_head_dim)
         self.conv_norm_out = nn.GroupNorm(c.norm_num_groups, widths[0], c.norm_eps)
         self.conv_out = nn.Conv2d(widths[0], c.out_channels, 3, padding=1)
 
-    def load_state_dict(self, *args, **kwargs):
-        self.kept = None
-        return super().load_state_dict(*args, **kwargs)
-
-# %% ../nbs/04_unet.ipynb #levels-code
+# %% ../nbs/04_unet.ipynb #layers-code
 block_types = dict(DownBlock2D=False, CrossAttnDownBlock2D=True,
     UpBlock2D=False, CrossAttnUpBlock2D=True) # With attention?
 
 @patch
-def add_levels(self:UNet2DConditionModel, c, widths, heads):
+def layers(self:UNet2DConditionModel, kind, no, heads, widths):
+    "The layers of a level with `no` channels; each gets one of `widths`"
+    c = self.config
+    if kind not in block_types: raise ValueError(f"{kind} isn't one of {', '.join(block_types)}")
+    groups,temb_dim = c.norm_num_groups,4*c.block_out_channels[0]
+    resnet = partial(ResnetBlock, no=no, temb_dim=temb_dim, groups=groups, eps=c.norm_eps)
+    attention = partial(SpatialTransformer, dim=no, heads=heads, context_dim=c.cross_attention_dim,
+        groups=groups, linear=c.use_linear_projection)
+    return [(resnet(ni), attention() if block_types[kind] else None) for ni in widths]
+
+# %% ../nbs/04_unet.ipynb #levels-code
+@patch
+def add_levels(self:UNet2DConditionModel, widths, heads):
     "Make the levels, going down and up with a stack of the widths of the skip connections"
     if isinstance(heads, int): heads = [heads]*len(widths)
-    unknown = {*c.down_block_types, *c.up_block_types} - block_types.keys()
-    if unknown: raise ValueError(f"there is no {min(unknown)} here, only {', '.join(block_types)}")
-    resnet = partial(ResnetBlock, temb_dim=4*widths[0], groups=c.norm_num_groups, eps=c.norm_eps)
-    attention = partial(SpatialTransformer, context_dim=c.cross_attention_dim,
-        groups=c.norm_num_groups, linear=c.use_linear_projection)
-    def layers(kind, no, heads, widths):
-        with_attention = block_types[kind]
-        return [(resnet(ni, no), attention(no, heads) if with_attention else None) for ni in widths]
-
-    n,last,ni,skips = c.layers_per_block,len(widths)-1,widths[0],[widths[0]]
+    c,n,last = self.config,self.config.layers_per_block,len(widths)-1
+    ni,skips = widths[0],[widths[0]]
     self.down_blocks,self.up_blocks = nn.ModuleList(),nn.ModuleList()
     for i,(kind,no,h) in enumerate(zip(c.down_block_types, widths, heads, strict=True)):
-        level = layers(kind, no, h, [ni] + [no]*(n-1))
-        self.down_blocks.append(DownBlock(level, Downsample(no) if i<last else None))
+        layers = self.layers(kind, no, h, [ni] + [no]*(n-1))
+        self.down_blocks.append(DownBlock(layers, Downsample(no) if i<last else None))
         skips += [no]*(n + (i<last))
         ni = no
-    self.mid_block = MidBlock([(resnet(ni, ni), attention(ni, heads[-1])), (resnet(ni, ni), None)])
+    mid = [self.layers(f'{kind}DownBlock2D', ni, heads[-1], [ni])[0] for kind in ('CrossAttn','')]
+    self.mid_block = MidBlock(mid)
     for i,(kind,no,h) in enumerate(zip(c.up_block_types, widths[::-1], heads[::-1], strict=True)):
-        level = layers(kind, no, h, [width + skips.pop() for width in [ni] + [no]*n])
-        self.up_blocks.append(UpBlock(level, Upsample(no) if i<last else None))
+        layers = self.layers(kind, no, h, [width + skips.pop() for width in [ni] + [no]*n])
+        self.up_blocks.append(UpBlock(layers, Upsample(no) if i<last else None))
         ni = no
 
 # %% ../nbs/04_unet.ipynb #run-code
@@ -273,6 +274,12 @@ def prompt_of(self:UNet2DConditionModel, states, timestep):
     kept.timestep = timestep
     if not torch.is_grad_enabled(): self.kept = kept
     return kept
+
+@patch
+def load_state_dict(self:UNet2DConditionModel, *args, **kwargs):
+    "As `Network` does it; other weights make other keys and values"
+    self.kept = None
+    return Network.load_state_dict(self, *args, **kwargs)
 
 # %% ../nbs/04_unet.ipynb #forward-code
 @patch
