@@ -216,7 +216,8 @@ class CLIPModel(CLIPNetwork):
         self.vision_model = CLIPVisionModel(**c.pop('vision_config_dict') or c.vision_config or {})
         c.text_config,c.vision_config = self.text_model.config,self.vision_model.config
         widths,dim = (c.text_config.hidden_size,c.vision_config.hidden_size),c.projection_dim
-        self.text_projection,self.visual_projection = (nn.Linear(w, dim, bias=False) for w in widths)
+        self.text_projection,self.visual_projection = (
+            nn.Linear(n, dim, bias=False) for n in widths)
         for m in self.text_projection,self.visual_projection:
             nn.init.normal_(m.weight, std=m.in_features**-.5)
         self.logit_scale = nn.Parameter(torch.tensor(c.logit_scale_init_value))
@@ -306,16 +307,18 @@ class CLIP:
         ids = tokenize(texts, self.tokenizer).input_ids.to(self.model.device)
         return F.normalize(self.model.get_text_features(ids).pooler_output, dim=-1)
 
-    @torch.no_grad()
-    def image_features(self,
-        images, # Pictures in any form that `to_rgb` takes: one, a list, or a tensor (n,c,h,w)
-        batch_size:int=64, # Pictures looked at together
-    )->Tensor: # (n, d), vectors of length 1
-        "Where pictures lie in the shared space"
-        pixels = torch.stack([preprocess(image, self.config) for image in picture_list(images)])
-        batches = pixels.to(self.model.device, self.model.dtype).split(batch_size)
-        return torch.cat([F.normalize(self.model.get_image_features(x).pooler_output, dim=-1)
-                          for x in batches])
+# %% ../nbs/03_clip.ipynb #d9918d20
+@patch
+@torch.no_grad()
+def image_features(self:CLIP,
+    images, # Pictures in any form that `to_rgb` takes: one, a list, or a tensor (n,c,h,w)
+    batch_size:int=64, # Pictures looked at together
+)->Tensor: # (n, d), vectors of length 1
+    "Where pictures lie in the shared space"
+    pixels = torch.stack([preprocess(image, self.config) for image in picture_list(images)])
+    batches = pixels.to(self.model.device, self.model.dtype).split(batch_size)
+    found = [self.model.get_image_features(x).pooler_output for x in batches]
+    return F.normalize(torch.cat(found), dim=-1)
 
 # %% ../nbs/03_clip.ipynb #b229e48f
 @patch(cls_method=True)
@@ -329,7 +332,8 @@ def from_pretrained(cls:CLIP,
     folder,device = Path(path or embedded_model()),device or default_device()
     if not folder.is_dir():
         from huggingface_hub import snapshot_download
-        folder = Path(snapshot_download(str(path), allow_patterns=['*.json','*.txt','model.safetensors']))
+        wanted = ['*.json','*.txt','model.safetensors']
+        folder = Path(snapshot_download(str(path), allow_patterns=wanted))
     if (folder/'clip').is_dir(): folder = folder/'clip'
     config = json.loads((folder/'preprocessor_config.json').read_text('utf-8'))
     model = CLIPModel.from_pretrained(folder, dtype=dtype or default_dtype(device))

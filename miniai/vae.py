@@ -33,7 +33,7 @@ def image_psnr(
 )->float: # In dB; infinite for equal pictures
     "Peak signal-to-noise ratio between two pictures"
     a,b = (np.asarray(to_rgb(im), dtype=float) for im in (a,b))
-    if a.shape!=b.shape: raise ValueError(f"two pictures of different sizes: {a.shape} and {b.shape}")
+    if a.shape!=b.shape: raise ValueError(f"pictures of different sizes: {a.shape}, {b.shape}")
     error = ((a-b)**2).mean()
     return 10*log10(255**2/error) if error else inf
 
@@ -90,7 +90,8 @@ class VAEBlock(nn.Module):
         super().__init__()
         widths = [c_in] + [c_out]*layers
         self.resnets = nn.ModuleList(VAEResnet(a, b, groups) for a,b in zip(widths, widths[1:]))
-        for name,module in resize.items(): self.add_module(name, nn.ModuleList([module]))
+        for name,module in resize.items():
+            if module: self.add_module(name, nn.ModuleList([module]))
 
     def forward(self, x):
         for modules in self.children():
@@ -113,11 +114,12 @@ class Encoder(nn.Module):
     "Pictures to what the distribution of their latents is made of"
     def __init__(self, c):
         super().__init__()
-        widths,groups = list(c.block_out_channels),c.norm_num_groups
-        steps = zip([widths[0],*widths], widths)
+        widths,groups,layers = list(c.block_out_channels),c.norm_num_groups,c.layers_per_block
+        last = len(widths)-1
         self.conv_in = nn.Conv2d(c.in_channels, widths[0], 3, padding=1)
-        self.down_blocks = nn.ModuleList(VAEBlock(a, b, c.layers_per_block, groups,
-            **{'downsamplers':VAEDownsample(b)} if i<len(widths) else {}) for i,(a,b) in enumerate(steps, 1))
+        self.down_blocks = nn.ModuleList(
+            VAEBlock(a, b, layers, groups, downsamplers=VAEDownsample(b) if i<last else None)
+            for i,(a,b) in enumerate(zip([widths[0],*widths], widths)))
         self.mid_block = VAEMiddle(widths[-1], groups, c.mid_block_add_attention)
         self.conv_norm_out = nn.GroupNorm(groups, widths[-1], 1e-6)
         self.conv_out = nn.Conv2d(widths[-1], 2*c.latent_channels, 3, padding=1)
@@ -132,12 +134,13 @@ class Decoder(nn.Module):
     "Latents to pictures"
     def __init__(self, c):
         super().__init__()
-        widths,groups = list(c.block_out_channels)[::-1],c.norm_num_groups
-        steps = zip([widths[0],*widths], widths)
+        widths,groups,layers = list(c.block_out_channels)[::-1],c.norm_num_groups,c.layers_per_block
+        last = len(widths)-1
         self.conv_in = nn.Conv2d(c.latent_channels, widths[0], 3, padding=1)
         self.mid_block = VAEMiddle(widths[0], groups, c.mid_block_add_attention)
-        self.up_blocks = nn.ModuleList(VAEBlock(a, b, c.layers_per_block+1, groups,
-            **{'upsamplers':VAEUpsample(b)} if i<len(widths) else {}) for i,(a,b) in enumerate(steps, 1))
+        self.up_blocks = nn.ModuleList(
+            VAEBlock(a, b, layers+1, groups, upsamplers=VAEUpsample(b) if i<last else None)
+            for i,(a,b) in enumerate(zip([widths[0],*widths], widths)))
         self.conv_norm_out = nn.GroupNorm(groups, widths[-1], 1e-6)
         self.conv_out = nn.Conv2d(widths[-1], c.out_channels, 3, padding=1)
 
@@ -172,7 +175,8 @@ class AutoencoderKL(Network):
     settings = dict(in_channels=3, out_channels=3, latent_channels=4, block_out_channels=(64,),
         layers_per_block=1, norm_num_groups=32, mid_block_add_attention=True, use_quant_conv=True,
         use_post_quant_conv=True, down_block_types=('DownEncoderBlock2D',), sample_size=32,
-        up_block_types=('UpDecoderBlock2D',), scaling_factor=.18215, shift_factor=None, force_upcast=True)
+        up_block_types=('UpDecoderBlock2D',), scaling_factor=.18215, shift_factor=None,
+        force_upcast=True)
     fixed = dict(act_fn='silu', latents_mean=None, latents_std=None)
 
     def __init__(self, **config):
@@ -244,8 +248,8 @@ def encode_image(
     x = [pixel_values(im, height, width) for im in picture_list(image)]
     factor,sizes = vae_factor(vae),{(p.shape[2],p.shape[1]) for p in x}
     if len(sizes)>1 or any(side%factor for side in (*sizes,)[0]):
-        raise ValueError(f"pictures of {sizes} pixels: the VAE takes one size for all, a multiple of "
-            f"{factor}; give height and width to resize them")
+        raise ValueError(f"pictures of {sizes} pixels: the VAE takes one size for all, a multiple "
+            f"of {factor}; give height and width to resize them")
     dist = vae.encode(torch.stack(x).to(vae.device, vae.dtype)).latent_dist
     if hasattr(generator, 'randn'):
         z = dist.mean + dist.std*torch.as_tensor(generator.randn(*dist.mean.shape)).to(dist.mean)
@@ -258,8 +262,8 @@ def slerp(
     b:Tensor, # Of the same shape
     t:float, # 0 gives `a`, 1 gives `b`
 )->Tensor: # Like `a`
-    "Spherical interpolation, each item of the batch on its own arc; a straight line where there's none"
-    if a.shape!=b.shape: raise ValueError(f"slerp needs two tensors of one shape: {a.shape}, {b.shape}")
+    "Spherical interpolation, each item on its own arc; a straight line where there's none"
+    if a.shape!=b.shape: raise ValueError(f"slerp needs one shape, not {a.shape} and {b.shape}")
     cosine = F.cosine_similarity(*(x.flatten(1).cpu().double() for x in (a,b)))
     angle = cosine.clamp(-1, 1).acos()
     share = lambda s: torch.where(angle.sin()<1e-4, s, (s*angle).sin()/angle.sin())
