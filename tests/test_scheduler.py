@@ -87,7 +87,7 @@ def library_errs(name, config, n):
 def test_trajectories_are_the_librarys(name):
     seen = []
 
-    least = 25 if name=='LMSDiscrete' else 60 # the library integrates numerically, and slowly
+    least = 20 if name=='LMSDiscrete' else 40 # the library integrates numerically, and slowly
 
     @settings(max_examples=least, deadline=None, derandomize=True, database=None)
     @given(runs(name))

@@ -76,12 +76,12 @@ texts = st.lists(st.lists(pieces, max_size=10).map(''.join), min_size=25, max_si
 def test_the_ids_of_any_text_are_the_librarys(maker, vocabularies):
     (theirs,ours),seen = vocabularies[maker],[]
     @given(texts)
-    @settings(max_examples=80 if maker=='embedded' else 40, deadline=None, derandomize=True, database=None)
+    @settings(max_examples=60 if maker=='embedded' else 25, deadline=None, derandomize=True, database=None)
     def check(batch):
         seen.extend(batch)
         assert ours(batch).input_ids == theirs(batch).input_ids
     check()
-    assert len(seen) >= 1000
+    assert len(seen) >= 25*25
 
 def test_every_known_character_is_normalized_and_cut_as_the_library_does(vocabularies):
     backend,letters = vocabularies['embedded'][0].backend_tokenizer,bytes_to_unicode()
@@ -124,7 +124,7 @@ def test_lengths_ids_and_names_of_special_tokens(pair):
 def test_tokens_and_texts_of_ids(pair):
     theirs,ours = pair
     @given(st.lists(st.sampled_from(sorted(ours.tokens)), max_size=20), st.booleans())
-    @settings(max_examples=60, deadline=None, derandomize=True, database=None)
+    @settings(max_examples=30, deadline=None, derandomize=True, database=None)
     def check(ids, skip):
         assert ours.convert_ids_to_tokens(ids) == theirs.convert_ids_to_tokens(ids)
         assert ours.decode(ids, skip_special_tokens=skip) == theirs.decode(ids, skip_special_tokens=skip)
