@@ -150,7 +150,7 @@ def _add_operator(name):
     "Give Matrix the methods for `m+o`, `o+m` and `m+=o`, if `name` is 'add'"
     op = getattr(operator, name)
     def forward(self, other): return _elementwise(op, self, other)
-    def reflected(self, other): return _elementwise(lambda v,w: op(w, v), self, other)  # other op self
+    def reflected(self, other): return _elementwise(lambda v,o: op(o,v), self, other)
     def inplace(self, other):
         res = forward(self, other)
         if res is NotImplemented: return res
