@@ -24,7 +24,7 @@ period = lcm(*(m-1 for _,m in _wheels))
 class WichmannHill(Random):
     "Wichmann and Hill's generator AS 183, with all that `random.Random` has; not for secrets"
     def __init__(self,
-        seed=None, # An int, float, str, bytes or bytearray; None asks the operating system for one
+        seed=None, # An int, float, str or bytes; None asks the operating system for one
     ): super().__init__(seed)
 
     def random(self)->float: # Above 0, below 1
@@ -46,7 +46,7 @@ class WichmannHill(Random):
 # %% ../nbs/22_random.ipynb #79700c66
 @patch
 def seed(self:WichmannHill,
-    a=None, # An int, float, str, bytes or bytearray; None asks the operating system for one
+    a=None, # An int, float, str or bytes; None asks the operating system for one
 ):
     "Start anew from `a`; integers from 0 to 27,814,431,486,575 all give different states"
     if a is None: a = os.urandom(16)
