@@ -21,14 +21,14 @@ data = Path(str(files('miniai')/'data'/'emoji'))
 things = (data/'things.txt').read_text(encoding='utf-8').splitlines()
 styles = ['noto','fluent','twemoji']
 
-# %% ../nbs/11_emoji.ipynb #c636575e
+# %% ../nbs/11_emoji.ipynb #29840196
 def load_sprites(
     style:str, # 'noto', 'fluent', 'twemoji', or 'fxemoji', which no model is trained on
 )->Tensor: # (120,4,64,64) premultiplied RGBA in [0,1]; all zeros where the style has no such drawing
     "The drawings of one style, one for each of `things`"
     sheet = torch.from_numpy(np.array(Image.open(data/f'{style}.png'))).permute(2,0,1)/255
     sheet[:3] *= sheet[3:]
-    tiles = sheet.unfold(1, 64, 64).unfold(2, 64, 64)   # (4, rows, columns, 64, 64)
+    tiles = sheet.unfold(1, 64, 64).unfold(2, 64, 64)   # cut: (4, rows, columns, 64, 64)
     return tiles.flatten(1,2).transpose(0,1)[:len(things)].contiguous()
 
 # %% ../nbs/11_emoji.ipynb #8a96cbac
@@ -38,18 +38,18 @@ rgb = {name: torch.tensor(v)/255 for name,v in dict(black=(28,28,30), white=(248
 colors = list(rgb)
 palette = torch.stack(list(rgb.values()))
 
-# %% ../nbs/11_emoji.ipynb #ad7983c3
+# %% ../nbs/11_emoji.ipynb #9fe20cfa
 def shades(
     sprites:Tensor, # (...,4,64,64) premultiplied RGBA
-)->Tensor: # (...,1,64,64): 0.45 to 1, times alpha
+)->Tensor: # (...,1,64,64): 0.6 to 1, times alpha
     "How light each pixel of a drawing is, next to the lightest of its drawing"
     alpha = sprites[...,3:,:,:]
     light = (sprites[...,:3,:,:]*torch.tensor([.299,.587,.114])[:,None,None]).sum(-3, keepdim=True)
-    solid = (light/alpha.clamp(min=1e-3)).masked_fill(alpha<.9, 0)
-    bright = solid.flatten(-2).quantile(.95, dim=-1)[...,None,None].clamp(min=.05)
-    return .45*alpha + .55*(light/bright).minimum(alpha)
+    covered = (light/alpha.clamp(min=1e-3)).masked_fill(alpha<.9, 0)             # without half-covered edges
+    lightest = covered.flatten(-2).quantile(.95, dim=-1)[...,None,None].clamp(min=.05)
+    return .6*alpha + .4*(light/lightest).minimum(alpha)
 
-# %% ../nbs/11_emoji.ipynb #45008374
+# %% ../nbs/11_emoji.ipynb #95d65d10
 def place(
     layers:Tensor, # (n,c,64,64)
     size:Tensor, # (n,) side of the placed layer, in pixels
@@ -58,17 +58,17 @@ def place(
     samples:int=2, # Points read per pixel, along each side
 )->Tensor: # (n,c,64,64)
     "Layers at other sizes and places, and nothing around them"
-    zoom,flip,shift = 64/size,torch.where(mirrored, -1., 1.),centre/32 - 1
+    zoom,flip,c = 64/size,torch.where(mirrored, -1., 1.),centre/32 - 1   # from pixels to -1...1
     theta = torch.zeros(len(size), 2, 3)
     theta[:,0,0],theta[:,1,1] = zoom*flip,zoom
-    theta[:,0,2],theta[:,1,2] = -shift[:,0]*zoom*flip,-shift[:,1]*zoom
+    theta[:,0,2],theta[:,1,2] = -zoom*flip*c[:,0],-zoom*c[:,1]
     grid = F.affine_grid(theta, (len(size),1,64*samples,64*samples), align_corners=False)
     return F.avg_pool2d(F.grid_sample(layers, grid, align_corners=False), samples)
 
 # %% ../nbs/11_emoji.ipynb #57794888
 own,nothing = len(colors),len(things)
 
-# %% ../nbs/11_emoji.ipynb #21bc886e
+# %% ../nbs/11_emoji.ipynb #2c951413
 def layout(
     rows:Tensor, # int64 (n,6)
     generator:torch.Generator|None=None,
@@ -77,14 +77,15 @@ def layout(
     n,two,vertical = len(rows),rows[:,2]<nothing,rows[:,4]==1
     rand = lambda *shape: torch.rand(n, *shape, generator=generator)
     size = torch.where(two[:,None], 26 + 5*rand(2), (40 + 18*rand(1)).expand(-1,2))
-    within = lambda span: size/2 + rand(2)*(span - size)       # a centre such that all of it is inside
-    alone = torch.stack([within(64), within(64)], 2)
-    along = within(32) + torch.tensor([0.,32.])                # first half, second half
-    across = (20 + 24*rand(1) + 8*rand(2) - 4).clamp(size/2, 64 - size/2)
+    within = lambda span: size/2 + rand(2)*(span - size)    # centres (n,2) such that all of both is inside
+    alone = torch.stack([within(64), within(64)], 2)        # (n,2,2): thing, then x and y
+    along = within(32) + torch.tensor([0.,32.])             # one in each half
+    line = 20 + 24*rand(1)                                  # roughly in line, up to 4 pixels off
+    across = (line + 8*rand(2) - 4).clamp(size/2, 64 - size/2)
     apart = torch.where(vertical[:,None,None], torch.stack([across, along], 2), torch.stack([along, across], 2))
     return size,torch.where(two[:,None,None], apart, alone)
 
-# %% ../nbs/11_emoji.ipynb #5885882e
+# %% ../nbs/11_emoji.ipynb #6b1ac923
 class Pictures:
     "Composes pictures from the drawings of some styles"
     def __init__(self,
@@ -100,7 +101,7 @@ class Pictures:
     )->Tensor: # (n,4,64,64) premultiplied RGBA
         "Things in their own colours or tinted"
         sprites = self.sprites[style,thing]
-        tinted = palette[color%own][:,:,None,None]*self.shades[style,thing]
+        tinted = palette[color%own][:,:,None,None]*self.shades[style,thing] # not used where the colour is `own`
         return torch.where((color<own)[:,None,None,None], torch.cat([tinted, sprites[:,3:]], 1), sprites)
 
 # %% ../nbs/11_emoji.ipynb #f41289b9
@@ -157,15 +158,17 @@ def random_rows(
         rows = torch.cat([rows, new[fine]])
     return rows[:n]
 
-# %% ../nbs/11_emoji.ipynb #07d46d90
+# %% ../nbs/11_emoji.ipynb #22124c0d
 unsaid = -1
-synonyms = {'car':'automobile', 'airplane':'plane', 'bicycle':'bike', 'hamburger':'burger', 'french fries':'fries',
+synonyms = { # Other names; some say a bit more or less, as people do
+    'car':'automobile', 'airplane':'plane', 'bicycle':'bike', 'hamburger':'burger', 'french fries':'fries',
     'rabbit':'bunny', 'ladybug':'ladybird', 'doughnut':'donut', 'television':'tv', 'cake':'birthday cake',
     'gift':'present', 'telephone':'phone', 't-shirt':'shirt', 'jeans':'trousers', 'glasses':'spectacles',
     'light bulb':'bulb', 'smiling face':'happy face', 'crying face':'sad face', 'sailboat':'boat',
     'shoe':'sneaker', 'leaf':'maple leaf', 'chicken':'hen', 'train':'locomotive', 'soccer ball':'ball',
     'backpack':'rucksack', 'top hat':'hat', 'clock':'alarm clock', 'corn':'maize', 'grey':'gray'}
-uncounted = tuple(f' {o}' for o in ('jeans','trousers','glasses','spectacles','scissors','cherries',
+uncounted = tuple(f' {o}' for o in ( # With the space, so that a unicorn isn't corn
+    'jeans','trousers','glasses','spectacles','scissors','cherries',
     'grapes','fries','corn','maize','broccoli','cheese'))
 relations = [[('to the left of','left of','on the left of'), ('to the right of','right of','on the right of')],
              [('above','over','on top of'), ('below','under','beneath')]]
@@ -190,11 +193,11 @@ def phrases(
     colored = lambda thing,color: f'{word(colors[color])} {word(things[thing])}' if color<own else word(things[thing])
     return [colored(a,color_a), colored(b,color_b) if b<nothing else '', word(colors[background])]
 
-# %% ../nbs/11_emoji.ipynb #723be03e
+# %% ../nbs/11_emoji.ipynb #7e59b10e
 def caption(
     row, # Six numbers
     rng:random.Random, # Chooses the words
-)->tuple: # The caption, and what it says: a row, `unsaid` where it says nothing
+)->tuple: # The caption, and what it claims: a row, with `unsaid` for what it leaves open
     "One of the many ways to say what's in a picture"
     first,second,back = phrases(row, rng)
     behind = rng.choices([f' on {with_article(back)} background', f' on {back}', f', {back} background', ''], [6,1.5,1.5,2])[0]
@@ -204,28 +207,27 @@ def caption(
         first,second,axis = with_article(first),with_article(second),row[4]
         if kind<.43: return f'{first} {rng.choice(relations[axis][0])} {second}{behind}',said
         if kind<.86: return f'{second} {rng.choice(relations[axis][1])} {first}{behind}',said
-        said[4] = unsaid    # and the order isn't said either
         first,second = rng.sample([first,second], 2)
-        return f"{first} {rng.choice(['and', 'and' if axis else 'next to'])} {second}{behind}",said
+        return f'{first} and {second}{behind}',[*said[:4], unsaid, said[5]] # nor does it say which is first
     if kind<.02: return f'{with_article(back)} background',[unsaid]*5 + [row[5]]
     if kind<.04 and row[1]<own: return f'something {colors[row[1]]}{behind}',[unsaid, *said[1:]]
     if kind<.14: return first + behind,said
     return rng.choices(['', 'a drawing of ', 'a picture of '], [8,1,1])[0] + with_article(first) + behind,said
 
-# %% ../nbs/11_emoji.ipynb #754c37c0
+# %% ../nbs/11_emoji.ipynb #ae8d1048
 def captions(
     rows:Tensor, # int64 (n,6)
     generator:torch.Generator|None=None, # Of the wording
-)->tuple: # n strings, and what they say, int64 (n,6)
-    "A caption for each row"
+)->tuple: # n strings, and what they claim, int64 (n,6)
+    "A caption for each row, and what it claims"
     seeds = torch.randint(2**62, (len(rows),), generator=generator)
     texts,said = zip(*(caption(row, random.Random(seed)) for row,seed in zip(rows.tolist(), seeds.tolist())))
     return list(texts),torch.tensor(said)
 
-# %% ../nbs/11_emoji.ipynb #1ae3a3c6
+# %% ../nbs/11_emoji.ipynb #3a073656
 def fits(
     rows:Tensor, # int64 (n,6): pictures
-    said:Tensor, # int64 (m,6): what captions say
+    said:Tensor, # int64 (m,6): what captions claim
 )->Tensor: # bool (n,m)
     "Which captions are true of which pictures"
     true = lambda rows: ((rows[:,None]==said) | (said==unsaid)).all(-1)
