@@ -53,6 +53,8 @@ def find_folder(
             raise FileNotFoundError(f"{path!r} is no folder here, and the Hugging Face Hub doesn't have it: {e}") from e
     check_kind(folder)
     missing = [name for name in wanted if not (folder/name).is_file()]
+    if (folder/'tokenizer/tokenizer.json').is_file(): # It holds vocabulary and merges
+        missing = [name for name in missing if name not in ('tokenizer/vocab.json','tokenizer/merges.txt')]
     if not missing: return folder
     there = ', '.join(sorted(p.name for p in (folder/missing[0]).parent.glob('*'))) or 'nothing'
     raise FileNotFoundError(f"{folder} has no {missing[0]} (there is: {there}); a Stable Diffusion "
@@ -103,25 +105,26 @@ loaders = dict(tokenizer=BPETokenizer.from_pretrained, text_encoder=CLIPTextMode
 
 class StableDiffusion(pipeline.StableDiffusion):
     "The pipeline, with all five parts our own"
-    @classmethod
-    def from_pretrained(cls,
-        path:str|Path=None, # A folder or Hub id of a Stable Diffusion 1.x or 2.x; None is `$MINIAI_MODEL`, or else the embedded model
-        *,
-        device:str|torch.device=None, # Where to compute; None is `default_device()`
-        dtype:torch.dtype=None, # In which precision; None is `default_dtype(device)`
-        variant:str=None, # Of the weights on disk, such as 'fp16'
-    ):
-        "Load the five parts, strictly, from safetensors files only"
-        folder = find_folder(os.environ.get('MINIAI_MODEL') or embedded_model() if path is None else path, variant)
-        device,parts = device or default_device(),{}
-        of_networks = dict(dtype=dtype or default_dtype(device), variant=variant)
-        for part,load in loaders.items():
-            try: parts[part] = load(folder, part, **(of_networks if part in ('text_encoder','unet','vae') else {}))
-            except (ValueError,KeyError,TypeError,AttributeError) as e:
-                raise ValueError(f"{folder/part} doesn't make a {part}: {e}") from e
-            if isinstance(parts[part], torch.nn.Module): parts[part].to(device)
-        check_fit(*(parts[k] for k in ('tokenizer','text_encoder','unet','vae')))
-        return with_recommendations(cls(**parts), folder)
+
+@patch(cls_method=True)
+def from_pretrained(cls:StableDiffusion,
+    path:str|Path=None, # A folder or Hub id of a Stable Diffusion 1.x or 2.x; None is `$MINIAI_MODEL`, or else the embedded model
+    *,
+    device:str|torch.device=None, # Where to compute; None is `default_device()`
+    dtype:torch.dtype=None, # In which precision; None is `default_dtype(device)`
+    variant:str=None, # Of the weights on disk, such as 'fp16'
+)->StableDiffusion:
+    "Load the five parts, strictly, from safetensors files only"
+    folder = find_folder(os.environ.get('MINIAI_MODEL') or embedded_model() if path is None else path, variant)
+    device,parts = device or default_device(),{}
+    of_networks = dict(dtype=dtype or default_dtype(device), variant=variant)
+    for part,load in loaders.items():
+        try: parts[part] = load(folder, part, **(of_networks if part in ('text_encoder','unet','vae') else {}))
+        except (ValueError,KeyError,TypeError,AttributeError) as e:
+            raise ValueError(f"{folder/part} doesn't make a {part}: {e}") from e
+        if isinstance(parts[part], torch.nn.Module): parts[part].to(device)
+    check_fit(*(parts[k] for k in ('tokenizer','text_encoder','unet','vae')))
+    return with_recommendations(cls(**parts), folder)
 
 # %% ../nbs/08_own.ipynb #75030f15
 def film_strip(

@@ -231,7 +231,11 @@ def from_pretrained(cls:BPETokenizer,
     "Load vocabulary, merges and special tokens"
     folder = Path(folder)/(subfolder or '')
     read = lambda name: json.loads((folder/name).read_text('utf-8'))
-    vocab,lines = read('vocab.json'),(folder/'merges.txt').read_text('utf-8').split('\n')
+    if (folder/'vocab.json').is_file():
+        vocab,lines = read('vocab.json'),(folder/'merges.txt').read_text('utf-8').split('\n')
+    else: # What transformers saves since version 5
+        model = read('tokenizer.json')['model']
+        vocab,lines = model['vocab'],[o if isinstance(o, str) else ' '.join(o) for o in model['merges']]
     config = read('tokenizer_config.json')
     text = lambda token: token if isinstance(token, str) else token['content']
     roles = {k:text(config[k]) for k in token_roles if k in config}

@@ -249,7 +249,8 @@ def encode_image(
     x = [pixel_values(im, height, width) for im in picture_list(image)]
     factor,sizes = vae_factor(vae),{(p.shape[2],p.shape[1]) for p in x}
     if len(sizes)>1 or any(side%factor for side in (*sizes,)[0]):
-        raise ValueError(f"pictures of {sizes} pixels: the VAE takes one size for all, a multiple "
+        said = ', '.join(f'{w}×{h}' for w,h in sorted(sizes))
+        raise ValueError(f"pictures of {said} pixels: the VAE takes one size for all, a multiple "
             f"of {factor}; give height and width to resize them")
     dist = vae.encode(torch.stack(x).to(vae.device, vae.dtype)).latent_dist
     if hasattr(generator, 'randn'):

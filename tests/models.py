@@ -27,10 +27,14 @@ def random_folder(folder, text, unet, vae, scheduler):
     change(folder/'scheduler/scheduler_config.json', clip_sample=False)
     shutil.copytree(embedded_model()/'tokenizer', folder/'tokenizer')
     change(folder/'tokenizer/tokenizer_config.json', model_max_length=text['max_position_embeddings'])
-    parts = dict(text_encoder=['transformers','CLIPTextModel'], tokenizer=['transformers','CLIPTokenizer'], unet=['diffusers','UNet2DConditionModel'],
-        vae=['diffusers','AutoencoderKL'], scheduler=['diffusers','PNDMScheduler'], safety_checker=[None,None], feature_extractor=[None,None])
-    (folder/'model_index.json').write_text(json.dumps({'_class_name':'StableDiffusionPipeline', 'requires_safety_checker':False, **parts}))
+    write_index(folder, 'PNDMScheduler')
     return folder
+
+def write_index(folder, scheduler):
+    "The file that tells the library what is in the folder"
+    parts = dict(text_encoder=['transformers','CLIPTextModel'], tokenizer=['transformers','CLIPTokenizer'], unet=['diffusers','UNet2DConditionModel'],
+        vae=['diffusers','AutoencoderKL'], scheduler=['diffusers',scheduler], safety_checker=[None,None], feature_extractor=[None,None])
+    (folder/'model_index.json').write_text(json.dumps({'_class_name':'StableDiffusionPipeline', 'requires_safety_checker':False, **parts}))
 
 def change(file, **entries):
     "Set entries of a JSON file"

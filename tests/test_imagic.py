@@ -11,6 +11,7 @@ from miniai.imagic import *
 from miniai.imagic import _pairs
 from miniai.pipeline import *
 from miniai.vae import image_psnr
+from models import write_index
 
 prompt = 'a photo of a green coat on a blue background'
 short = dict(embedding_steps=2, unet_steps=2, batch_size=2, progress=False)
@@ -109,6 +110,7 @@ def random_model(folder, scheduler='PNDMScheduler', prediction_type='epsilon', c
     kwargs = dict(skip_prk_steps=True) if scheduler=='PNDMScheduler' else {}
     getattr(diffusers, scheduler)(beta_start=.00085, beta_end=.012, beta_schedule='scaled_linear', steps_offset=1, prediction_type=prediction_type,
         **kwargs).save_pretrained(folder/'scheduler')
+    write_index(folder, scheduler)
     return StableDiffusion.from_pretrained(folder, device='cpu')
 
 @pytest.mark.parametrize('scheduler,prediction_type', [('PNDMScheduler','epsilon'), ('EulerDiscreteScheduler','v_prediction')])

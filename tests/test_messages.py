@@ -4,6 +4,7 @@ One case for each kind of mistake; nothing is computed before it is noticed."""
 import math
 import numpy as np, pytest, torch
 from PIL import Image
+from miniai import own
 from miniai.core import *
 from miniai.customise import *
 from miniai.imagic import Imagic
@@ -22,7 +23,7 @@ def film(sd, frames=(picture,), path='film.gif', **kwargs): return save_animatio
 def with_callbacks(sd, callbacks): return StableDiffusion(**vars(sd), callbacks=callbacks).steps(prompt)
 def fit(sd, **kwargs): return Imagic(sd).fitting(**{'image':picture, 'target_prompt':prompt, **kwargs})
 def save(sd, path): return save_image(picture, path)
-def load(sd, path): return StableDiffusion.from_pretrained(path)
+def load(sd, path): return own.StableDiffusion.from_pretrained(path)
 
 mistakes = [
     (draw, dict(prompt=3), TypeError, 'prompt|string|int'),
@@ -52,7 +53,7 @@ mistakes = [
     (with_callbacks, dict(callbacks=print), TypeError, 'callbacks|brackets'),
     (with_callbacks, dict(callbacks=[int]), TypeError, 'callback|int|int(...)'),
     (from_picture, dict(strength=1.1), ValueError, 'strength|1.1'),
-    (from_picture, dict(image='photo.png'), TypeError, 'images|str'),
+    (from_picture, dict(image='photo.png'), TypeError, 'images|photo.png'),
     (from_picture, dict(image=Image.new('RGB', (60,64))), ValueError, '60×64'),
     (paint, dict(mask=Image.new('L', (32,64), 'white')), ValueError, 'mask|32×64|64×64'),
     (paint, dict(mask=Image.new('L', (64,64))), ValueError, 'mask|black'),
