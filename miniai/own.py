@@ -106,6 +106,7 @@ loaders = dict(tokenizer=BPETokenizer.from_pretrained, text_encoder=CLIPTextMode
 class StableDiffusion(pipeline.StableDiffusion):
     "The pipeline, with all five parts our own"
 
+# %% ../nbs/08_own.ipynb #own-from-pretrained
 @patch(cls_method=True)
 def from_pretrained(cls:StableDiffusion,
     path:str|Path=None, # A folder or Hub id of a Stable Diffusion 1.x or 2.x; None is `$MINIAI_MODEL`, or else the embedded model

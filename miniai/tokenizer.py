@@ -231,11 +231,11 @@ def from_pretrained(cls:BPETokenizer,
     "Load vocabulary, merges and special tokens"
     folder = Path(folder)/(subfolder or '')
     read = lambda name: json.loads((folder/name).read_text('utf-8'))
-    if (folder/'vocab.json').is_file():
-        vocab,lines = read('vocab.json'),(folder/'merges.txt').read_text('utf-8').split('\n')
-    else: # What transformers saves since version 5
+    there = lambda name: (folder/name).is_file()
+    if there('tokenizer.json') and not there('vocab.json'): # transformers saves so since version 5
         model = read('tokenizer.json')['model']
         vocab,lines = model['vocab'],[o if isinstance(o, str) else ' '.join(o) for o in model['merges']]
+    else: vocab,lines = read('vocab.json'),(folder/'merges.txt').read_text('utf-8').split('\n')
     config = read('tokenizer_config.json')
     text = lambda token: token if isinstance(token, str) else token['content']
     roles = {k:text(config[k]) for k in token_roles if k in config}
