@@ -14,7 +14,7 @@ from fastcore.script import call_parse
 from miniai import scheduler as ours
 from miniai.core import *
 from miniai.pipeline import *
-from miniai.training import all_captions
+from miniai.emoji import captions, random_rows
 
 names = {'DDPM':'DDPM', 'DDIM':'DDIM', 'PNDM':'PNDM', 'LMS':'LMSDiscrete', 'Euler':'EulerDiscrete',
     'Euler ancestral':'EulerAncestralDiscrete', 'DPM++ 2M':'DPMSolverMultistep'}
@@ -50,7 +50,8 @@ def main(
 ):
     "Measure distances, and time"
     steps,sd = [int(o) for o in steps.split(',')],StableDiffusion.from_pretrained(embedded_model())
-    config,prompts = sd.scheduler.config,all_captions[::len(all_captions)//n][:n]
+    generator = torch.Generator().manual_seed(0)
+    config,prompts = sd.scheduler.config,captions(random_rows(n, generator), generator)[0]
 
     def pictures(name, k):
         sd.scheduler = make(ours, name, config)

@@ -13,8 +13,8 @@ from fastcore.script import call_parse
 from transformers import CLIPTokenizer
 
 from miniai.core import embedded_model
+from miniai.emoji import captions, random_rows
 from miniai.tokenizer import BPETokenizer
-from miniai.training import all_captions
 
 transformers.logging.set_verbosity_error()
 torch.set_num_threads(1)
@@ -42,7 +42,8 @@ def main(
     "Time our tokenizer and the library's"
     folder = Path(model or embedded_model())/'tokenizer'
     ours,library = BPETokenizer.from_pretrained(folder),CLIPTokenizer.from_pretrained(folder)
-    prompts = all_captions[::3]
+    generator = torch.Generator().manual_seed(0)
+    prompts,_ = captions(random_rows(1000, generator), generator)
     odd = random_letters(len(prompts))
     assert ours(prompts+odd).input_ids==library(prompts+odd).input_ids
     call = dict(padding='max_length', truncation=True, max_length=library.model_max_length, return_tensors='pt')

@@ -91,7 +91,7 @@ def test_guidance():
 def test_there_and_back():
     assert min(image_psnr(a, b) for a,b in zip(pictures, decode(encode_image(pictures, sd.vae), sd.vae)))>20
     assert psnr(sd.vae, evaluation.to_tensor(pictures)).min()>20
-    assert next(encode_all(sd.vae, real, 4))[0].isfinite().all()
+    assert next(encode_all(sd.vae, EmojiData(), 4))[0].isfinite().all()
 
 def test_similarity():
     assert similarity(['a shoe','a bag'], pictures[:3]).isfinite().all()
@@ -106,8 +106,8 @@ def test_evaluation(monkeypatch):
     for f in evaluation.garment_color, evaluation.background_color: assert f(x.to(device)).equal(f(x))
     assert silhouette_iou(x.to(device), x.to(device)).cpu().equal(torch.ones(20))
 
-losses = dict(clip=lambda: CLIPLoss(new_clip(sd.tokenizer), sd.tokenizer, real, batch_size=4), vae=lambda: VAELoss(new_vae(), real, batch_size=2),
-              unet=lambda: UNetLoss(new_unet(), load(dtype=torch.float32).text_encoder, sd.tokenizer, torch.randn(20,4,8,8), rows, batch_size=4))
+losses = dict(clip=lambda: CLIPLoss(new_clip(sd.tokenizer), sd.tokenizer, EmojiData(), batch_size=4), vae=lambda: VAELoss(new_vae(), EmojiData(), batch_size=2),
+              unet=lambda: UNetLoss(new_unet(), load(dtype=torch.float32).text_encoder, sd.tokenizer, torch.randn(20,4,16,16), EmojiData().rows(20, batch_generator(0)), batch_size=4))
 
 @float32
 @pytest.mark.parametrize('name', losses)
