@@ -7,8 +7,8 @@ __all__ = ['model_types', 'part_classes', 'stages', 'EmojiData', 'TrainStep', 'b
            'Muon', 'MuonAdamW', 'save_checkpoint', 'resume', 'train', 'run', 'forget_after', 'train_tokenizer',
            'token_ids', 'new_clip', 'variants', 'share', 'gather', 'CLIPLoss', 'show_losses', 'new_vae', 'VAELoss',
            'through_vae', 'psnr', 'encode_all', 'new_unet', 'new_scheduler', 'UNetLoss', 'to_half', 'save_part',
-           'save_clip', 'save_vae', 'save_unet', 'train_clip', 'train_vae', 'encoded', 'train_unet', 'captioned',
-           'load_picture', 'FolderData', 'new_words', 'FineTuneLoss', 'fine_tune_loss', 'fine_tune', 'keep_record',
+           'save_clip', 'save_vae', 'save_unet', 'keep_record', 'train_clip', 'train_vae', 'encoded', 'train_unet',
+           'captioned', 'load_picture', 'FolderData', 'new_words', 'FineTuneLoss', 'fine_tune_loss', 'fine_tune',
            'train_all', 'main']
 
 # %% ../nbs/12_training.ipynb #fdd8ae9e
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 import diffusers, matplotlib.pyplot as plt, numpy as np, torch
 from accelerate import Accelerator, InitProcessGroupKwargs, PartialState
-from accelerate.utils import set_seed
+from accelerate import utils
 from diffusers import DDIMScheduler
 from diffusers.training_utils import EMAModel
 from fastcore.basics import patch
@@ -27,7 +27,6 @@ from fastcore.script import call_parse
 from PIL import Image, ImageOps
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_gather
 from transformers import CLIPTokenizer
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 from .clip import CLIPModel, CLIPTextModel, to_rgb
@@ -299,8 +298,13 @@ def share(
 def gather(
     x:Tensor, # This process's share
 )->Tensor: # The whole batch
-    "All shares put together again; gradients flow back to the process that computed them"
-    return torch.cat(all_gather(x)) if PartialState().num_processes>1 else x
+    "All shares put together again; gradients flow into this process's own"
+    state = PartialState()
+    n,i = state.num_processes,state.process_index
+    if n==1: return x
+    shares = list(utils.gather(x.detach()).chunk(n))
+    shares[i] = x + (n-1)*(x - x.detach()) # `n` times the gradient: `accelerate` takes the mean
+    return torch.cat(shares)
 
 # %% ../nbs/12_training.ipynb #f73a6579
 class CLIPLoss(nn.Module):
@@ -493,7 +497,7 @@ def to_half(
     return {k: v.half().contiguous() if v.is_floating_point() else v for k,v in state.items()}
 
 # %% ../nbs/12_training.ipynb #save-part
-model_types = dict(CLIPModel='clip', CLIPTextModel='clip_text_model') # What `transformers` calls them
+model_types = dict(CLIPModel='clip', CLIPTextModel='clip_text_model') # Names in transformers
 
 def save_part(
     model:nn.Module, # A network, one of ours or of `diffusers`
@@ -521,7 +525,8 @@ def save_clip(
     tokenizer.save_pretrained(out/'clip')
     side = clip.config.vision_config.image_size
     processor = dict(image_processor_type='CLIPImageProcessor', do_convert_rgb=True,
-        size=dict(shortest_edge=side), crop_size=dict(height=side, width=side), image_mean=[.5]*3, image_std=[.5]*3)
+        size=dict(shortest_edge=side), crop_size=dict(height=side, width=side),
+        image_mean=[.5]*3, image_std=[.5]*3)
     (out/'clip'/'preprocessor_config.json').write_text(json.dumps(processor, indent=1))
     save_part(clip.text_model, out/'text_encoder')
 
@@ -537,8 +542,8 @@ def save_vae(
     save_part(vae, out/'vae')
 
 # %% ../nbs/12_training.ipynb #e45006e8
-part_classes = dict(tokenizer='CLIPTokenizer', text_encoder='CLIPTextModel', unet='UNet2DConditionModel',
-    scheduler='DDIMScheduler', vae='AutoencoderKL')
+part_classes = dict(tokenizer='CLIPTokenizer', text_encoder='CLIPTextModel',
+    unet='UNet2DConditionModel', scheduler='DDIMScheduler', vae='AutoencoderKL')
 
 def save_unet(
     loss:UNetLoss, # After training
@@ -554,6 +559,16 @@ def save_unet(
         **{part: [origin(name), name] for part,name in part_classes.items()},
         **{part: [None,None] for part in ('feature_extractor','image_encoder','safety_checker')})
     (out/'model_index.json').write_text(json.dumps(index, indent=1))
+
+# %% ../nbs/12_training.ipynb #fb55aaed
+def keep_record(
+    checkpoints, # Folder of the records
+    stage:str, # Which one
+    out, # Folder of the model
+):
+    "Put the record of a stage's loss beside the weights that came of it"
+    (Path(out)/'training').mkdir(exist_ok=True)
+    shutil.copy(Path(checkpoints)/f'{stage}.csv', Path(out)/'training')
 
 # %% ../nbs/12_training.ipynb #7d145dff
 def train_clip(
@@ -760,20 +775,12 @@ def fine_tune(
         f"captions that are too long and get cut: {len(cut)}")
     run(loss, 'pictures', checkpoints, steps=steps, lr=lr, accelerator=accelerator)
     if not main: return
-    shutil.copytree(model, out, dirs_exist_ok=True)
+    others = shutil.ignore_patterns('*.md', '*.png', 'evaluation.json') # Say what the old model does
+    shutil.copytree(model, out, dirs_exist_ok=True, ignore=others)
     save_unet(loss, out)
+    keep_record(checkpoints, 'pictures', out)
     about['words'] += new
     (out/'miniai.json').write_text(json.dumps(about, indent=1))
-
-# %% ../nbs/12_training.ipynb #fb55aaed
-def keep_record(
-    checkpoints, # Folder of the records
-    stage:str, # Which one
-    out, # Folder of the model
-):
-    "Put the record of a stage's loss beside the weights that came of it"
-    (Path(out)/'training').mkdir(exist_ok=True)
-    shutil.copy(Path(checkpoints)/f'{stage}.csv', Path(out)/'training')
 
 # %% ../nbs/12_training.ipynb #1709aa63
 stages = dict(clip=(train_clip, 128), vae=(train_vae, 16), unet=(train_unet, 64))
@@ -792,7 +799,7 @@ def train_all(
     accelerator.wait_for_everyone() # Nobody writes before all have looked
     out.mkdir(parents=True, exist_ok=True)
     for name in todo:
-        set_seed(42)
+        utils.set_seed(42)
         how = dict(steps=steps[name], checkpoints=checkpoints)
         fit = partial(run, name=name, accelerator=accelerator, **how)
         stage,batch_size = stages[name]
@@ -810,8 +817,8 @@ def main(
     pictures:str=None, # Folder of captioned pictures of your own, to fine-tune with
     from_scratch:bool=False, # Train a new model on your pictures instead
     model:str=None, # Folder of the model to fine-tune; without it, the embedded one
-    clip_steps:int=2000, # Steps of 128 pictures
-    vae_steps:int=3000, # Steps of 16 pictures
+    clip_steps:int=1500, # Steps of 128 pictures
+    vae_steps:int=2400, # Steps of 16 pictures
     unet_steps:int=12000, # Steps of 64 latents
     tune_steps:int=300, # Steps of 32 latents, to fine-tune
     batch_scale:float=1, # Batches are so many times larger
@@ -831,6 +838,8 @@ def main(
             "give another --batch-scale")
     out,checkpoints = Path(out),Path(checkpoints or f'{out}-checkpoints')
     how,size = dict(accelerator=accelerator),round(32*batch_scale)
-    if pictures and not from_scratch: fine_tune(data, out, checkpoints, model, tune_steps, batch_size=size, **how)
+    tune = pictures and not from_scratch
+    if tune and (out/'unet').exists(): raise SystemExit(f"{out} holds a model already")
+    if tune: fine_tune(data, out, checkpoints, model, tune_steps, batch_size=size, **how)
     else: train_all(data, out, checkpoints, steps, batch_scale, **how)
     accelerator.end_training()

@@ -71,10 +71,11 @@ def test_losses_never_see_held_out_combinations(tokenizer):
 
 def test_hard_negatives_differ_in_one_respect():
     rows = random_rows(50, batch_generator(0), pairs=1.)
-    rows = rows[rows[:,2]<nothing]
-    groups = variants(rows, batch_generator(1))
-    same = lambda a,b: sum(x!=y for x,y in zip(a, b))<=1 or sorted(a[:4])==sorted(b[:4])
-    for row in groups.tolist(): assert any(same(row, other) for other in rows.tolist())
+    for row in rows[rows[:,2]<nothing]:
+        first,*others = variants(row[None], batch_generator(1)).tolist()
+        a,color_a,b,color_b,axis,background = row.tolist()
+        assert first==row.tolist()
+        assert all(o in ([b,color_b,a,color_a,axis,background], [a,color_b,b,color_a,axis,background], [a,color_a,b,color_b,1-axis,background]) for o in others)
 
 def test_the_text_encoder_learns_with_the_unet_unless_it_is_frozen(tokenizer):
     def loss():
@@ -190,7 +191,7 @@ def test_two_processes_end_at_the_weights_of_one(folders, name, stage):
     one,other = (training.load_file(folders[n]/f'{stage}.safetensors') for n in ('one',name))
     moved = 1e-2*sum(learning_rate(i, 20) for i in range(20)) # How far a weight can have come
     off = {k: (one[k]-other[k]).abs().max().item()/moved for k in one if not k.endswith(('k_proj.bias','to_k.bias'))}
-    assert max(off.values())<.05, max(off, key=off.get)
+    assert max(off.values())<.02, max(off, key=off.get)
 
 def test_the_command_runs_on_two_processes_and_only_the_main_one_writes(tmp_path):
     launch(2, '-m', 'miniai.training', '--stage', 'clip', '--out', 'model', '--clip-steps', '2', '--batch-scale', '.0625', cwd=tmp_path)
