@@ -535,9 +535,10 @@ def save_vae(
     vae:AutoencoderKL, # Trained
     data, # Pictures, such as `EmojiData`
     out:Path, # Folder of the model
+    n:int=2000, # Pictures to measure with
 ):
     "Measure the scaling factor, and save the VAE with it"
-    latents = torch.cat([z for z,_ in encode_all(vae, data, 2000)])
+    latents = torch.cat([z for z,_ in encode_all(vae, data, n)])
     vae.config.scaling_factor = round(1/latents.std().item(), 5)
     save_part(vae, out/'vae')
 
@@ -576,12 +577,14 @@ def train_clip(
     data, # Captioned pictures, such as `EmojiData`
     fit, # Trains a loss at a learning rate `lr`, returns the network
     batch_size:int, # Pictures in a batch
+    steps:int, # How many there will be
     **kwargs # Of other stages
 ):
     "Train a tokenizer, and CLIP, whose text half is the pipeline's text encoder"
     state = PartialState()
     if state.is_main_process and not (out/'tokenizer').exists():
-        texts,_ = data.captions(data.rows(100_000, batch_generator(0)), batch_generator(1))
+        rows = data.rows(min(100_000, 1000*steps), batch_generator(0))
+        texts,_ = data.captions(rows, batch_generator(1))
         words = sorted({word for text in texts for word in re.findall(r'[\w-]+', text)})
         train_tokenizer(texts, out/'tokenizer', data.max_length)
         (out/'miniai.json').write_text(json.dumps(dict(guidance_scale=4., words=words), indent=1))
@@ -596,11 +599,12 @@ def train_vae(
     data, # Pictures
     fit, # Trains a loss at a learning rate `lr`, returns the network
     batch_size:int, # Pictures in a batch
+    steps:int, # How many there will be
     **kwargs # Of other stages
 ):
     "Train the VAE"
     vae = fit(VAELoss(new_vae(), data, batch_size), lr=3e-3)
-    if PartialState().is_main_process: save_vae(vae, data, out)
+    if PartialState().is_main_process: save_vae(vae, data, out, min(2000, batch_size*steps))
 
 # %% ../nbs/12_training.ipynb #e7f91b0c
 def encoded(
@@ -631,7 +635,7 @@ def train_unet(
     checkpoints, # Where the latents are kept
 ):
     "Train the U-Net on latents of the VAE, and the text encoder with it"
-    latents,rows = encoded(out, data, min(60_000, batch_size*steps), checkpoints)
+    latents,rows = encoded(out, data, min(48_000, batch_size*steps), checkpoints)
     text_encoder = CLIPTextModel.from_pretrained(out/'text_encoder')
     tokenizer = CLIPTokenizer.from_pretrained(out/'tokenizer')
     loss = UNetLoss(new_unet(), text_encoder, tokenizer, latents, rows, data.captions, batch_size)
@@ -743,7 +747,7 @@ def fine_tune_loss(
     own:FolderData, # Your pictures
     model:Path, # Folder of the model to begin with
     checkpoints, # Where latents to rehearse are kept
-    n:int=3000, # How many
+    n:int, # How many
     **kwargs # Passed to `FineTuneLoss`
 )->FineTuneLoss:
     "A model, ready to learn your pictures"
@@ -767,7 +771,7 @@ def fine_tune(
 ):
     "Teach a model your pictures"
     model,main = Path(model or embedded_model('emoji')),PartialState().is_main_process
-    loss = fine_tune_loss(own, model, checkpoints, **kwargs)
+    loss = fine_tune_loss(own, model, checkpoints, min(3000, 32*steps), **kwargs)
     about = json.loads((model/'miniai.json').read_text())
     new = new_words(own.texts, about['words'])
     cut = [o for o in loss.tokenizer(own.texts).input_ids if len(o)>loss.tokenizer.model_max_length]
@@ -775,7 +779,7 @@ def fine_tune(
         f"captions that are too long and get cut: {len(cut)}")
     run(loss, 'pictures', checkpoints, steps=steps, lr=lr, accelerator=accelerator)
     if not main: return
-    others = shutil.ignore_patterns('*.md', '*.png', 'evaluation.json') # Say what the old model does
+    others = shutil.ignore_patterns('*.md', '*.png', 'evaluation.json') # About the old model
     shutil.copytree(model, out, dirs_exist_ok=True, ignore=others)
     save_unet(loss, out)
     keep_record(checkpoints, 'pictures', out)
