@@ -8,11 +8,11 @@ __all__ = ['model_types', 'part_classes', 'stages', 'EmojiData', 'TrainStep', 'b
            'token_ids', 'new_clip', 'variants', 'share', 'gather', 'CLIPLoss', 'show_losses', 'new_vae', 'VAELoss',
            'through_vae', 'psnr', 'encode_all', 'new_unet', 'new_scheduler', 'UNetLoss', 'to_half', 'save_part',
            'save_clip', 'save_vae', 'save_unet', 'keep_record', 'train_clip', 'train_vae', 'encoded', 'train_unet',
-           'captioned', 'load_picture', 'FolderData', 'new_words', 'FineTuneLoss', 'fine_tune_loss', 'fine_tune',
-           'train_all', 'main']
+           'captioned', 'load_picture', 'FolderData', 'new_words', 'too_long', 'FineTuneLoss', 'fine_tune_loss',
+           'fine_tune', 'train_all', 'new_accelerator', 'main']
 
 # %% ../nbs/12_training.ipynb #fdd8ae9e
-import json, re, shutil
+import atexit, json, re, shutil
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -32,6 +32,7 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 from .clip import CLIPModel, CLIPTextModel, to_rgb
 from .core import embedded_model, progress_bar
 from .emoji import *
+from .own import one_sentence
 from .unet import UNet2DConditionModel
 from .vae import AutoencoderKL, vae_factor
 
@@ -134,7 +135,7 @@ def load_state_dict(self:MuonAdamW, states):
 def save_checkpoint(
     file, # Where to
     step:int, # Steps done
-    **parts, # What has a `state_dict`, by name
+    **parts # What has a `state_dict`, by name
 ):
     "Write the state of a run, if this is the main process"
     if not PartialState().is_main_process: return
@@ -146,11 +147,12 @@ def save_checkpoint(
 # %% ../nbs/12_training.ipynb #4718cc40
 def resume(
     file, # A checkpoint; None, or one that isn't there yet, begins at 0
-    **parts, # What to load from it
+    device='cpu', # Where to
+    **parts # What to load from it
 )->int: # Steps done
     "Go on where a run stopped"
     if not file or not Path(file).is_file(): return 0
-    state = torch.load(file, map_location='cpu', weights_only=True)
+    state = torch.load(file, map_location=device, weights_only=True)
     for name,part in parts.items(): part.load_state_dict(state[name])
     return state['step']
 
@@ -170,9 +172,7 @@ def train(
     net,params = acc.prepare(loss),[p for p in loss.parameters() if p.requires_grad]
     optimizer,average = MuonAdamW(loss, lr),EMAModel(params, decay=ema)
     parts = dict(loss=loss, optimizer=optimizer, average=average)
-    start = resume(checkpoint, **parts)
-    average.to(params[0].device)
-    for step in range(start, steps):
+    for step in range(resume(checkpoint, params[0].device, **parts), steps):
         with acc.autocast(): value = net(batch_generator(step))
         acc.backward(value)
         acc.clip_grad_norm_(params, 1.)
@@ -292,15 +292,15 @@ def share(
     *tensors, # Of a whole batch, the same in every process
 )->tuple: # The part of each that this process computes
     "This process's share of a batch"
-    state = PartialState()
-    return tuple(x.tensor_split(state.num_processes)[state.process_index] for x in tensors)
+    n,i,size = PartialState().num_processes,PartialState().process_index,len(tensors[0])
+    if size%n: raise ValueError(f"{n} processes can't share {size} evenly: change the batch size")
+    return tuple(x.chunk(n)[i] for x in tensors)
 
 def gather(
     x:Tensor, # This process's share
 )->Tensor: # The whole batch
     "All shares put together again; gradients flow into this process's own"
-    state = PartialState()
-    n,i = state.num_processes,state.process_index
+    n,i = PartialState().num_processes,PartialState().process_index
     if n==1: return x
     shares = list(utils.gather(x.detach()).chunk(n))
     shares[i] = x + (n-1)*(x - x.detach()) # `n` times the gradient: `accelerate` takes the mean
@@ -680,7 +680,7 @@ class FolderData:
             if not text: wrong.append(f"{path.name} has no caption")
             self.texts.append(text)
         if not self.texts: wrong = ["no pictures"]
-        if wrong: raise ValueError('\n'.join([f"{folder} can't be trained on:", *wrong]))
+        if wrong: raise ValueError(f"{folder} can't be trained on: {'; '.join(wrong)}")
         self.pictures = torch.stack(pictures)
 
 # %% ../nbs/12_training.ipynb #folder-methods
@@ -722,6 +722,14 @@ def new_words(
     said = dict.fromkeys(re.findall(r'[\w-]+', ' '.join(texts).lower()))
     return [word for word in said if word not in words]
 
+def too_long(
+    texts:list, # Captions
+    tokenizer, # That will read them
+)->list: # Those that it cuts
+    "Captions of more tokens than the text encoder takes"
+    ids = tokenizer(texts).input_ids
+    return [text for text,o in zip(texts, ids) if len(o)>tokenizer.model_max_length]
+
 # %% ../nbs/12_training.ipynb #fine-tune-loss
 class FineTuneLoss(UNetLoss):
     "Your own pictures in one part of each batch; the other part rehearses what the model knows"
@@ -750,12 +758,15 @@ def fine_tune_loss(
     n:int, # How many
     **kwargs # Passed to `FineTuneLoss`
 )->FineTuneLoss:
-    "A model, ready to learn your pictures"
+    "A model, ready to learn your pictures, and a note of what's new to it"
+    words = json.loads((model/'miniai.json').read_text())['words']
+    tokenizer = CLIPTokenizer.from_pretrained(model/'tokenizer')
+    new,cut = new_words(own.texts, words),too_long(own.texts, tokenizer)
+    if PartialState().is_main_process: print(f"new words: {new}; captions that are cut: {cut}")
     vae = AutoencoderKL.from_pretrained(model, 'vae')
     own_latents = torch.cat([z for z,_ in encode_all(vae, own, 0)])*vae.config.scaling_factor
     return FineTuneLoss(UNet2DConditionModel.from_pretrained(model, 'unet'),
-        CLIPTextModel.from_pretrained(model, 'text_encoder'),
-        CLIPTokenizer.from_pretrained(model/'tokenizer'),
+        CLIPTextModel.from_pretrained(model, 'text_encoder'), tokenizer,
         *encoded(model, EmojiData(), n, checkpoints), own=own, own_latents=own_latents, **kwargs)
 
 # %% ../nbs/12_training.ipynb #fine-tune
@@ -766,24 +777,22 @@ def fine_tune(
     model:Path=None, # Folder of the model to begin with; None is the embedded one
     steps:int=300, # How many
     lr:float=5e-4, # The highest learning rate
-    accelerator:Accelerator|None=None, # Device, precision, processes
+    batch_scale:float=1, # Batches are so many times larger
+    accelerator:Accelerator=None, # Device, precision, processes
     **kwargs # Passed to `fine_tune_loss`
 ):
     "Teach a model your pictures"
     model,main = Path(model or embedded_model('emoji')),PartialState().is_main_process
-    loss = fine_tune_loss(own, model, checkpoints, min(3000, 32*steps), **kwargs)
-    about = json.loads((model/'miniai.json').read_text())
-    new = new_words(own.texts, about['words'])
-    cut = [o for o in loss.tokenizer(own.texts).input_ids if len(o)>loss.tokenizer.model_max_length]
-    if main: print(f"{len(own.texts)} pictures; new words: {', '.join(new) or 'none'}; "
-        f"captions that are too long and get cut: {len(cut)}")
+    if (out/'unet').exists(): raise SystemExit(f"{out} holds a model already")
+    kwargs = dict(n=min(3000, 32*steps), batch_size=round(32*batch_scale)) | kwargs
+    loss = fine_tune_loss(own, model, checkpoints, **kwargs)
     run(loss, 'pictures', checkpoints, steps=steps, lr=lr, accelerator=accelerator)
     if not main: return
-    others = shutil.ignore_patterns('*.md', '*.png', 'evaluation.json') # About the old model
-    shutil.copytree(model, out, dirs_exist_ok=True, ignore=others)
+    for part in ('tokenizer','clip','vae'): shutil.copytree(model/part, out/part, dirs_exist_ok=True)
     save_unet(loss, out)
     keep_record(checkpoints, 'pictures', out)
-    about['words'] += new
+    about = json.loads((model/'miniai.json').read_text())
+    about['words'] += new_words(own.texts, about['words'])
     (out/'miniai.json').write_text(json.dumps(about, indent=1))
 
 # %% ../nbs/12_training.ipynb #1709aa63
@@ -812,6 +821,17 @@ def train_all(
         accelerator.wait_for_everyone()
         accelerator.free_memory()
 
+# %% ../nbs/12_training.ipynb #new-accelerator
+def new_accelerator(
+    precision:str, # 'no' or 'bf16'
+)->Accelerator:
+    "For this process, of however many"
+    torch.set_flush_denormal(True) # Tiny numbers are slow
+    patient = InitProcessGroupKwargs(timeout=timedelta(hours=6)) # While the main process encodes
+    accelerator = Accelerator(mixed_precision=precision, kwargs_handlers=[patient])
+    atexit.register(accelerator.end_training)
+    return accelerator
+
 # %% ../nbs/12_training.ipynb #8647fcbd
 @call_parse
 def main(
@@ -829,21 +849,11 @@ def main(
     precision:str='no', # Mixed precision: no or bf16
 ):
     "Train the embedded model, or teach it your own pictures"
-    steps = dict(clip=clip_steps, vae=vae_steps, unet=unet_steps)
-    if stage!='all': steps = {name: n for name,n in steps.items() if name==stage}
-    if not steps: raise SystemExit(f"There's no stage {stage!r}, only {', '.join(stages)}, all")
-    try: data = FolderData(pictures) if pictures else EmojiData()
-    except (ValueError,OSError) as e: raise SystemExit(str(e)) from None
-    torch.set_flush_denormal(True) # Tiny numbers are slow
-    patient = InitProcessGroupKwargs(timeout=timedelta(hours=6)) # While the main process encodes
-    accelerator = Accelerator(mixed_precision=precision, kwargs_handlers=[patient])
-    if any(round(batch_scale*stages[name][1])%accelerator.num_processes for name in steps):
-        raise SystemExit(f"{accelerator.num_processes} processes can't share batches evenly; "
-            "give another --batch-scale")
+    counts = zip(stages, (clip_steps,vae_steps,unet_steps))
+    steps = {name: n for name,n in counts if stage in (name,'all')}
+    if not steps: raise SystemExit(f"miniai: no stage {stage!r}, only {', '.join(stages)}, all")
+    with one_sentence(): data = FolderData(pictures) if pictures else EmojiData()
     out,checkpoints = Path(out),Path(checkpoints or f'{out}-checkpoints')
-    how,size = dict(accelerator=accelerator),round(32*batch_scale)
-    tune = pictures and not from_scratch
-    if tune and (out/'unet').exists(): raise SystemExit(f"{out} holds a model already")
-    if tune: fine_tune(data, out, checkpoints, model, tune_steps, batch_size=size, **how)
-    else: train_all(data, out, checkpoints, steps, batch_scale, **how)
-    accelerator.end_training()
+    how = dict(accelerator=new_accelerator(precision), batch_scale=batch_scale)
+    if pictures and not from_scratch: fine_tune(data, out, checkpoints, model, tune_steps, **how)
+    else: train_all(data, out, checkpoints, steps, **how)
