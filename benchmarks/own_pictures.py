@@ -14,6 +14,7 @@ from miniai.emoji import *
 from miniai.own import StableDiffusion
 from miniai.training import *
 
+own_color = len(colors)
 root = Path(__file__).parents[1]
 shown,new = ['white','green','blue','orange','brown','grey'],['yellow','purple','pink','red','black']
 sheet = ['a traffic light on a yellow background', 'a traffic light on a pink background', 'a traffic light to the left of a cat',
@@ -43,11 +44,8 @@ def prototypes(clip, data, own, n):
     return torch.stack([*means, clip.image_features(own.pictures).mean(0)])
 
 
-own_color = len(colors)
-
-
 @torch.no_grad()
-def share(sd, clip, means, prompts, wanted, steps, backgrounds=None):
+def named_right(sd, clip, means, prompts, wanted, steps, backgrounds=None):
     "The share of pictures that show what's wanted and, if they shall have one, the background"
     images = [im for i in range(0, len(prompts), 40) for im in sd(prompts[i:i+40], seed=i, num_inference_steps=steps, progress=False)]
     named = (clip.image_features(images)@means.T).argmax(1)
@@ -64,6 +62,7 @@ def main(
     steps:int=300, # Of fine-tuning
     num_inference_steps:int=25, # A picture
     n:int=40, # Pictures of the new thing
+    examples:int=20, # Real pictures a prototype is the mean of
     save:bool=False, # Keep the figures and the pictures
 ):
     "Fine-tune with and without rehearsal, and measure"
@@ -75,10 +74,11 @@ def main(
         draw(f'{d}/own')
         draw(f'{d}/test', seed=1)
         own,test,clip = FolderData(f'{d}/own'),FolderData(f'{d}/test'),CLIP.from_pretrained(folder)
-        means = prototypes(clip, data, test, 20)
+        means = prototypes(clip, data, test, examples)
         rows,sheets = torch.tensor([[i,own_color,nothing,own_color,0,i%own_color] for i in range(nothing)]),[]
         real = torch.cat([data(rows, torch.Generator().manual_seed(5)), own.pictures])
-        results['real'] = ((clip.image_features(real)@means.T).argmax(1)==torch.tensor([*range(nothing), *[nothing]*len(own.texts)])).float().mean().item()
+        names = torch.tensor([*range(nothing), *[nothing]*len(own.texts)])
+        results['real'] = ((clip.image_features(real)@means.T).argmax(1)==names).float().mean().item()
         for name,rehearsal in ('before',None), ('after',.5), ('after, without rehearsal',0.):
             if rehearsal is not None:
                 set_seed(42)
@@ -87,13 +87,14 @@ def main(
             sd = StableDiffusion.from_pretrained(folder if rehearsal is None else f'{d}/{name}')
             backgrounds = [new[i%len(new)] for i in range(n)]
             prompts = [f'a traffic light on {with_article(b)} background' for b in backgrounds]
-            light,background = share(sd, clip, means, prompts, [nothing]*n, num_inference_steps, backgrounds)
-            old = share(sd, clip, means, [with_article(o) for o in things], range(nothing), num_inference_steps)
+            light,background = named_right(sd, clip, means, prompts, [nothing]*n, num_inference_steps, backgrounds)
+            old = named_right(sd, clip, means, [with_article(o) for o in things], range(nothing), num_inference_steps)
             minutes = 0 if rehearsal is None else (time.perf_counter()-begin)/60
             results['rows'].append(dict(model=name, new_thing=light, its_background=background, old_things=old, minutes=minutes))
             print(results['rows'][-1], flush=True)
             sheets += sd(sheet, seed=0, num_inference_steps=num_inference_steps, progress=False)
         picture = image_grid(sheets, ncols=len(sheet))
-    if not save: return
-    save_measured('own_pictures', results)
-    picture.save(root/'nbs/images/own_pictures.png')
+    if save:
+        save_measured('own_pictures', results)
+        picture.save(root/'nbs/images/own_pictures.png')
+    return results

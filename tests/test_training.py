@@ -1,5 +1,5 @@
 "Training: runs resume where they stopped, on any number of processes; what's held out stays out; a trained folder loads everywhere; bad pictures are named."
-import json, os, shutil, socket, subprocess, sys
+import json, os, runpy, shutil, socket, subprocess, sys
 from pathlib import Path
 import pytest, torch, two_processes
 from diffusers import StableDiffusionPipeline
@@ -235,6 +235,12 @@ def test_a_new_model_is_trained_on_your_pictures_alone(own, tmp_path):
     tokens = CLIPTokenizer.from_pretrained(tmp_path/'new/tokenizer').tokenize('a wombat')
     assert tokens==['a</w>','wombat</w>']
     assert json.loads((tmp_path/'new/miniai.json').read_text())['words']==['a','background','blue','green','on','red','white','wombat']
+
+@pytest.mark.slow
+def test_twenty_pictures_teach_a_new_thing_and_little_is_forgotten():
+    benchmark = runpy.run_path(here.parent/'benchmarks/own_pictures.py')['main']
+    before,after,_ = benchmark()['rows']
+    assert after['new_thing']>before['new_thing']+.3 and after['old_things']>before['old_things']-.15
 
 def test_unknown_stage():
     with pytest.raises(SystemExit, match='clip, vae, unet'): main(stage='gan')
