@@ -788,7 +788,7 @@ def fine_tune(
     loss = fine_tune_loss(own, model, checkpoints, **kwargs)
     run(loss, 'pictures', checkpoints, steps=steps, lr=lr, accelerator=accelerator)
     if not main: return
-    for part in ('tokenizer','clip','vae'): shutil.copytree(model/part, out/part, dirs_exist_ok=True)
+    for o in ('tokenizer','clip','vae'): shutil.copytree(model/o, out/o, dirs_exist_ok=True)
     save_unet(loss, out)
     keep_record(checkpoints, 'pictures', out)
     about = json.loads((model/'miniai.json').read_text())
