@@ -454,7 +454,7 @@ class UNetLoss(nn.Module):
         latents:Tensor, # (n,4,16,16), scaled
         rows:Tensor, # What they show
         captions=captions, # Rows and a generator to texts and what they claim
-        batch_size:int=64, # Latents in a batch
+        batch_size:int=32, # Latents in a batch
         drop:float=.1, # Share of captions left empty
         gamma:float=5., # From this signal-to-noise ratio on, latents count for less
     ):
@@ -796,7 +796,7 @@ def fine_tune(
     (out/'miniai.json').write_text(json.dumps(about, indent=1))
 
 # %% ../nbs/12_training.ipynb #1709aa63
-stages = dict(clip=(train_clip, 128), vae=(train_vae, 16), unet=(train_unet, 64))
+stages = dict(clip=(train_clip, 128), vae=(train_vae, 16), unet=(train_unet, 32))
 
 def train_all(
     data, # Captioned pictures, such as `EmojiData`
@@ -843,7 +843,7 @@ def main(
     model:str=None, # Folder of the model to fine-tune; without it, the embedded one
     clip_steps:int=1500, # Steps of 128 pictures
     vae_steps:int=2400, # Steps of 16 pictures
-    unet_steps:int=12000, # Steps of 64 latents
+    unet_steps:int=20000, # Steps of 32 latents
     tune_steps:int=300, # Steps of 32 latents, to fine-tune
     batch_scale:float=1, # Batches are so many times larger
     precision:str='no', # Mixed precision: no or bf16
