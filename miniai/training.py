@@ -453,15 +453,15 @@ class UNetLoss(nn.Module):
         tokenizer, # Of the text encoder
         latents:Tensor, # (n,4,16,16), scaled
         rows:Tensor, # What they show
-        captions=captions, # Rows and a generator to texts and what they claim
+        captions=None, # Of rows, with a generator; None is those of `EmojiData`
         batch_size:int=32, # Latents in a batch
         drop:float=.1, # Share of captions left empty
         gamma:float=5., # From this signal-to-noise ratio on, latents count for less
     ):
         super().__init__()
         self.model,self.text_encoder,self.tokenizer = unet,text_encoder,tokenizer
-        self.latents,self.rows,self.captions,self.batch_size = latents,rows,captions,batch_size
-        self.drop,self.gamma,self.scheduler = drop,gamma,new_scheduler()
+        self.latents,self.rows,self.batch_size,self.drop,self.gamma = latents,rows,batch_size,drop,gamma
+        self.captions,self.scheduler = captions or EmojiData.captions,new_scheduler()
 
 # %% ../nbs/12_training.ipynb #unet-batch
 @patch
