@@ -460,8 +460,9 @@ class UNetLoss(nn.Module):
     ):
         super().__init__()
         self.model,self.text_encoder,self.tokenizer = unet,text_encoder,tokenizer
-        self.latents,self.rows,self.batch_size,self.drop,self.gamma = latents,rows,batch_size,drop,gamma
-        self.captions,self.scheduler = captions or EmojiData.captions,new_scheduler()
+        self.latents,self.rows,self.captions = latents,rows,captions or EmojiData.captions
+        self.batch_size,self.drop,self.gamma = batch_size,drop,gamma
+        self.scheduler = new_scheduler()
 
 # %% ../nbs/12_training.ipynb #unet-batch
 @patch
