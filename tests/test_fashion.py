@@ -68,7 +68,7 @@ def test_no_network(nowhere, monkeypatch):
 @pytest.mark.parametrize('raw', [b'hello', b'', b'\0\0\x08\x03\0\0', b'\0\0\x08\x01\0\0\0\x05abcd', b'\x1f\x8bxx'])
 def test_a_damaged_file_is_not_data(tmp_path, raw):
     (tmp_path/'bad').write_bytes(raw)
-    with pytest.raises((ValueError, RuntimeError, OSError, struct.error)): read_idx(tmp_path/'bad')
+    with pytest.raises((ValueError, RuntimeError, OSError, EOFError, struct.error)): read_idx(tmp_path/'bad')
 
 def test_a_class_is_missing():
     with pytest.raises(ValueError, match='ankle boot'): Pictures(torch.zeros(9,28,28, dtype=torch.uint8), torch.arange(9))
