@@ -13,7 +13,7 @@ from miniai.clip import real_pictures
 from miniai.core import *
 from miniai.customise import *
 from miniai.evaluation import draw, garment_color
-from miniai.fashion import a, colors
+from miniai.fashion import colors, with_article
 from miniai.pipeline import *
 from miniai.vae import *
 from pipeline import machine
