@@ -81,6 +81,8 @@ def load_fashion_mnist(
     if download and not here: here = [download_fashion_mnist()]
     folder = (here or [sample_dir()])[0]
     images,labels = map(read_idx, idx_files(folder, split))
+    if len(images)!=len(labels):
+        raise ValueError(f'{folder} has {len(images)} images, but {len(labels)} labels')
     which = 'the bundled sample' if folder==sample_dir() else 'the full set'
     if not quiet: print(f'Fashion-MNIST {split}: {len(images):,} images, {which}')
     return images,labels.long()

@@ -70,6 +70,11 @@ def test_a_damaged_file_is_not_data(tmp_path, raw):
     (tmp_path/'bad').write_bytes(raw)
     with pytest.raises((ValueError, RuntimeError, OSError, EOFError, struct.error)): read_idx(tmp_path/'bad')
 
+def test_labels_that_do_not_belong(tmp_path):
+    for f in sample_dir().glob('*.gz'): shutil.copy(f, tmp_path)
+    shutil.copy(tmp_path/'train-labels-idx1-ubyte.gz', tmp_path/'t10k-labels-idx1-ubyte.gz')
+    with pytest.raises(ValueError, match='1000 images, but 1500 labels'): load_fashion_mnist('test', path=tmp_path)
+
 def test_a_class_is_missing():
     with pytest.raises(ValueError, match='ankle boot'): Pictures(torch.zeros(9,28,28, dtype=torch.uint8), torch.arange(9))
 
