@@ -11,7 +11,8 @@ from accelerate import Accelerator
 from miniai import evaluation
 from miniai.clip import *
 from miniai.core import *
-from miniai.customise import *
+from miniai.callbacks import *
+from miniai.editing import *
 from miniai.fashion import *
 from miniai.guidance import *
 from miniai.guided import guided_distillation

@@ -6,7 +6,8 @@ import numpy as np, pytest, torch
 from PIL import Image
 from miniai import own
 from miniai.core import *
-from miniai.customise import *
+from miniai.callbacks import *
+from miniai.editing import *
 from miniai.imagic import Imagic
 from miniai.pipeline import *
 
