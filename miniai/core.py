@@ -455,6 +455,7 @@ def draw_noise(
     generator=None, # See `generators`; None is PyTorch's own state
 )->Tensor: # float32, of variance one
     "Standard normal noise, drawn where its generator lives; each image has its own in a list"
+    if isinstance(generator, list) and len(generator)==1: generator = generator[0]
     if isinstance(generator, list):
         return torch.cat([draw_noise((1,*shape[1:]), g) for g in generator])
     if hasattr(generator, 'randn'): return torch.as_tensor(generator.randn(*shape)).float()
