@@ -139,8 +139,10 @@ def show_heatmap(
     nrows,ncols = values.shape
     if ax is None: ax = plt.subplots(figsize=(1.5+.5*ncols, 1+.4*nrows))[1]
     ax.imshow(values, cmap='viridis', aspect='auto')
-    ax.set_xticks([] if cols is None else range(ncols), cols, rotation=45, ha='right')
-    ax.set_yticks([] if rows is None else range(nrows), rows)
+    ax.set_xticks([] if cols is None else range(ncols))
+    ax.set_yticks([] if rows is None else range(nrows))
+    if cols is not None: ax.set_xticklabels(cols, rotation=45, ha='right')
+    if rows is not None: ax.set_yticklabels(rows)
     ax.set_title(title or '')
     middle = (np.nanmin(values)+np.nanmax(values))/2
     for (i,j),v in np.ndenumerate(values):
@@ -255,7 +257,9 @@ def embedded_model(
 hub_model = 'stable-diffusion-v1-5/stable-diffusion-v1-5'
 
 # %% ../nbs/00_core.ipynb #quiet-it
-for library in 'TRANSFORMERS','DIFFUSERS': os.environ.setdefault(f'{library}_VERBOSITY', 'error')
+for name in 'transformers','diffusers':
+    os.environ.setdefault(f'{name.upper()}_VERBOSITY', 'error') # For when it's imported
+    if name in sys.modules: sys.modules[name].utils.logging.set_verbosity_error()
 
 @contextmanager
 def quiet():

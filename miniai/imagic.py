@@ -241,7 +241,9 @@ def _pairs(eta, seed):
 @patch
 def _start(self:Imagic, seeds, num_inference_steps):
     "Noise (n, channels, height, width) of `seeds`, or, if they are None, that from which the fitted model draws the given picture"
-    if any(seed is not None for seed in seeds): return draw_noise((len(seeds),*self.latents.shape[1:]), generators(seeds, n=len(seeds)))
+    if any(seed is not None for seed in seeds):
+        shape = len(seeds),*self.latents.shape[1:]
+        return draw_noise(shape, generators(seeds, n=len(seeds)))
     return invert_latents(self.latents, self.embedding, self.unet, self.scheduler, num_inference_steps).expand(len(seeds),-1,-1,-1)
 
 # %% ../nbs/17_imagic.ipynb #315eee36

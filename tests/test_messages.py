@@ -27,9 +27,9 @@ def save(sd, path): return save_image(picture, path)
 def load(sd, path): return own.StableDiffusion.from_pretrained(path)
 
 mistakes = [
-    (draw, dict(prompt=3), TypeError, 'prompt|string|int'),
+    (draw, dict(prompt=3), TypeError, 'prompt|string|3'),
     (draw, dict(prompt=['a bag',3]), TypeError, 'prompt|string|3'),
-    (draw, dict(prompt=[]), ValueError, 'prompt|empty|at least one'),
+    (draw, dict(prompt=[]), ValueError, 'prompt|[]|at least one'),
     (draw, dict(negative_prompt=['a','b']), ValueError, 'negative prompts|2|1|one each'),
     (draw, dict(num_inference_steps=0), ValueError, 'num_inference_steps|0|at least 1'),
     (draw, dict(num_inference_steps=2.5), TypeError, 'num_inference_steps|2.5|whole number'),
