@@ -139,16 +139,14 @@ def show_heatmap(
     nrows,ncols = values.shape
     if ax is None: ax = plt.subplots(figsize=(1.5+.5*ncols, 1+.4*nrows))[1]
     ax.imshow(values, cmap='viridis', aspect='auto')
-    ax.set_xticks([] if cols is None else range(ncols))
-    ax.set_yticks([] if rows is None else range(nrows))
-    if cols is not None: ax.set_xticklabels(cols, rotation=45, ha='right')
-    if rows is not None: ax.set_yticklabels(rows)
+    turned = {} if cols is None else dict(rotation=45, ha='right')
+    ax.set_xticks([] if cols is None else range(ncols), cols, **turned)
+    ax.set_yticks([] if rows is None else range(nrows), rows)
     ax.set_title(title or '')
     middle = (np.nanmin(values)+np.nanmax(values))/2
     for (i,j),v in np.ndenumerate(values):
-        if not fmt: continue
-        color = 'white' if v<middle else 'black'
-        ax.text(j, i, format(v,fmt), ha='center', va='center', fontsize=8, color=color)
+        look = dict(ha='center', va='center', fontsize=8, color='white' if v<middle else 'black')
+        if fmt: ax.text(j, i, format(v,fmt), **look)
 
 # %% ../nbs/00_core.ipynb #1c05cc28
 def image_grid(
@@ -418,6 +416,7 @@ def one_or_n(
         raise ValueError(f"there are {len(items)} {name} for {n}: give one for all, or one each")
     return list(items)*n if len(items)==1 else list(items)
 
+# %% ../nbs/00_core.ipynb #door-paired
 def paired(**lists)->list: # Of these lists, each as long as the longest
     "What there's one of goes with each of the others"
     n = max(map(len, lists.values()))
@@ -454,6 +453,7 @@ def generators(
     if len(found)!=n: raise ValueError(f"{len(found)} seeds or generators for {n} images: give {n}")
     return list(found)
 
+# %% ../nbs/00_core.ipynb #noise-draw
 def draw_noise(
     shape:tuple, # (n, ...)
     generator=None, # See `generators`; None is PyTorch's own state
