@@ -16,7 +16,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt, torch
 from fastcore.script import call_parse
 from miniai.core import progress_bar, save_measured, show_image, to_image
-from miniai.customise import image_to_image
+from miniai.editing import image_to_image
 from miniai.evaluation import background_color, garment_color, load_judge, to_tensor
 from miniai.fashion import *
 from miniai.imagic import *

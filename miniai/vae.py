@@ -160,10 +160,7 @@ class Gaussian:
     def mode(self): return self.mean
 
     def sample(self, generator=None): # One generator, or a list with one for each picture
-        sources = generator if isinstance(generator, list) else [generator]
-        shape = (len(self.mean)//len(sources), *self.mean.shape[1:])
-        noise = [torch.randn(shape, generator=g, device=g.device if g else None) for g in sources]
-        return self.mean + self.std*torch.cat(noise).to(self.mean)
+        return self.mean + self.std*draw_noise(self.mean.shape, generator).to(self.mean)
 
     def kl(self): return (self.mean**2 + self.std**2 - 1 - self.logvar).sum((1,2,3))/2
 
