@@ -3,8 +3,8 @@
     python benchmarks/distillation.py [--part speed|quality|schedulers|all] [--match 'student*'] [--seeds 3] [--again] [--save]
 
 Speed: one picture at a time, from the prompt to a PIL image, guided, teacher and student in turn. Quality: 290 pictures for each seed, every
-other combination of garment, colour and background, scored as in notebook 10; the Fréchet distance of all seeds' pictures together, too. Schedulers: the same for the teacher without guidance, with other schedulers.
-With --save the results go to miniai/measured/distillation.json, from where notebooks 11 and 12 show them; rows that are there already are measured
+other combination of garment, colour and background, scored as in `13_evaluation`; the Fréchet distance of all seeds' pictures together, too. Schedulers: the same for the teacher without guidance, with other schedulers.
+With --save the results go to miniai/measured/distillation.json, from where `14_progressive_distillation` and `15_guided_distillation` show them; rows that are there already are measured
 only --again, so that an interrupted run goes on where it stopped. All of it takes about an hour and a half on one thread."""
 import statistics, time
 from fnmatch import fnmatch

@@ -3,7 +3,7 @@
     python benchmarks/guidance.py [--n 128] [--seeds 3] [--steps 15] [--save]
 
 For every setting the same prompts and the same noise, and `n` pictures for each seed. A judge names the garment, the pixels the colours; the Fréchet distance is
-to 2,320 real pictures in the judge's features (see notebook 10). It depends on how many pictures there are, so the distance of equally many real ones is measured as well.
+to 2,320 real pictures in the judge's features (see `13_evaluation`). It depends on how many pictures there are, so the distance of equally many real ones is measured as well.
 With --save, the results are kept for the notebook on guidance."""
 import platform, time
 

@@ -9,14 +9,14 @@ picture in which the judge and the pixels recognise garment, colour and backgrou
     kept    the other two attributes are what they were (the mean of two),
     both    the target is there and the iou is at least 0.8.
 Seeds differ in the pictures, in what is wanted of them, and in all noise. Every edit that is done goes to the log, and an interrupted run goes on from there.
-With --save the results go to miniai/measured/imagic.json and the pictures to nbs/images/imagic.png, from where notebook 13 shows them.
+With --save the results go to miniai/measured/imagic.json and the pictures to nbs/images/imagic.png, from where `17_imagic` shows them.
 All of it takes about an hour on one thread."""
 import json, statistics, time
 from pathlib import Path
 import matplotlib.pyplot as plt, torch
 from fastcore.script import call_parse
 from miniai.core import progress_bar, save_measured, show_image, to_image
-from miniai.customise import image_to_image
+from miniai.editing import image_to_image
 from miniai.evaluation import background_color, garment_color, load_judge, to_tensor
 from miniai.fashion import *
 from miniai.imagic import *

@@ -19,9 +19,8 @@ from fastcore.meta import delegates
 from torch import Tensor
 from .clip import to_rgb
 from .core import *
-from .customise import invert_latents
+from .editing import invert_latents
 from .pipeline import *
-from .pipeline import _noise, _sources
 from .scheduler import DDIMScheduler
 from .training import learning_rate
 from .vae import encode_image, vae_factor
@@ -51,7 +50,7 @@ def reconstruction_loss(
 )->Tensor: # A scalar
     "Mean squared error of the noise that a U-Net finds in one picture (Kawar et al. 2022, equation 2)"
     t = spread_timesteps(batch_size, scheduler.config.num_train_timesteps, generator, bias=bias).to(latents.device)
-    noise = _noise((batch_size,*latents.shape[1:]), generator).to(latents)
+    noise = draw_noise((batch_size,*latents.shape[1:]), generator).to(latents)
     copies = latents.expand_as(noise)
     pred = unet(scheduler.add_noise(copies, noise, t), t, encoder_hidden_states=embedding.expand(batch_size,-1,-1)).sample
     velocity = scheduler.config.prediction_type=='v_prediction'
@@ -140,7 +139,7 @@ def _target_embedding(prompt, sd):
 def _picture_latents(image, sd):
     "The latents (1, channels, height, width) of a picture brought to the model's size, in float32"
     image,factor = to_rgb(image),vae_factor(sd.vae)
-    height,width = (side*factor for side in sd._shape(1, None, None, None)[2:])
+    height,width = (side*factor for side in sd.latent_shape()[2:])
     if abs(image.width*height/(image.height*width) - 1)>.02:
         raise ValueError(f"the picture is {image.width}×{image.height} pixels, and the model draws {width}×{height}, another shape: "
                          f"crop it first, for example with PIL.ImageOps.fit(image, ({width}, {height}))")
@@ -210,7 +209,7 @@ def fitting(self:Imagic,
     given = dict(embedding_steps=embedding_steps, embedding_lr=embedding_lr, embedding_bias=embedding_bias, unet_steps=unet_steps, unet_lr=unet_lr, decay=decay, batch_size=batch_size)
     plan = self.recipe._replace(**{k:v for k,v in given.items() if v is not None})
     _check_recipe(plan)
-    _sources(seed, None, 1)
+    generators(seed)
     target = _target_embedding(target_prompt, self.sd)
     return self._fitting(_picture_latents(image, self.sd), target, plan, seed)
 
@@ -242,7 +241,9 @@ def _pairs(eta, seed):
 @patch
 def _start(self:Imagic, seeds, num_inference_steps):
     "Noise (n, channels, height, width) of `seeds`, or, if they are None, that from which the fitted model draws the given picture"
-    if any(seed is not None for seed in seeds): return _noise((len(seeds),*self.latents.shape[1:]), _sources(seeds, None, len(seeds)))
+    if any(seed is not None for seed in seeds):
+        shape = len(seeds),*self.latents.shape[1:]
+        return draw_noise(shape, generators(seeds, n=len(seeds)))
     return invert_latents(self.latents, self.embedding, self.unet, self.scheduler, num_inference_steps).expand(len(seeds),-1,-1,-1)
 
 # %% ../nbs/17_imagic.ipynb #315eee36

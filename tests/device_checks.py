@@ -11,7 +11,8 @@ from accelerate import Accelerator
 from miniai import evaluation
 from miniai.clip import *
 from miniai.core import *
-from miniai.customise import *
+from miniai.callbacks import *
+from miniai.editing import *
 from miniai.fashion import *
 from miniai.guidance import *
 from miniai.guided import guided_distillation
@@ -66,7 +67,7 @@ def test_callbacks():
 
 def test_explore():
     explorer = explore(sd, prompt, num_inference_steps=3)
-    assert explorer.wait(600) and explorer.status.value=='done'
+    assert explorer.status.value=='done'
     pixels([explorer.image])
 
 def test_attention():

@@ -127,9 +127,9 @@ def test_it_opens_with_its_pictures_and_without_its_solutions(lab, project, page
 
 def test_all_cells_run_and_the_explorer_draws(lab, project, page):
     "One notebook through the interface; that all of them run is seen in test_elsewhere"
-    run_all(page, lab, '09_customise')
-    nb = wait_until_done(page, project, '09_customise')
-    take_screenshot(page, '09_customise')
+    run_all(page, lab, '09_callbacks')
+    nb = wait_until_done(page, project, '09_callbacks')
+    take_screenshot(page, '09_callbacks')
     check_saved(nb)
     check_pictures(page, nb)
     check_folded(page, nb)
@@ -141,7 +141,8 @@ def check_explorer(page):
     prompt.scroll_into_view_if_needed()
     before = picture.get_attribute('src')
     prompt.fill('a photo of a yellow bag on a black background')
+    prompt.press('Enter')
     page.wait_for_function("src => document.querySelector('img.miniai-picture').src != src", arg=before, timeout=minutes)
     page.locator('.miniai-status', has_text='done').first.wait_for(timeout=minutes)
     assert picture.evaluate('image => image.naturalWidth')>0
-    take_screenshot(page, '09_customise-explorer')
+    take_screenshot(page, '09_callbacks-explorer')

@@ -1,5 +1,5 @@
 "What `miniai.core` promises beyond its notebook"
-import os, subprocess, sys
+import linecache, os, subprocess, sys
 from pathlib import Path
 
 import matplotlib; matplotlib.use('Agg')
@@ -95,6 +95,27 @@ def test_precision_follows_the_device():
     assert default_dtype('cuda') == default_dtype(torch.device('cuda:0')) == torch.float16
     assert default_dtype('cpu') == default_dtype('mps') == torch.float32
     assert torch.zeros(1, device=default_device()).item() == 0
+
+
+def notebook(*cells):
+    "The names that cells define, each of them in a file of its own, as in a notebook"
+    names = dict(exercise=exercise)
+    for i,cell in enumerate(cells):
+        file = f'<cell {i}>'
+        linecache.cache[file] = len(cell),None,cell.splitlines(True),file
+        exec(compile(cell, file, 'exec'), names)
+    return names
+
+
+def test_an_exercise_shows_the_readers_line_that_fails():
+    check = "@exercise\ndef check(f): return 'right' if f([1,2,3])==6 else 'not yet: wrong'"
+    helper = "def total(items, n):\n    result = 0\n    for i in range(n):\n        result += items[i] # here\n    return result"
+    names = notebook(check, helper, "import json\ndef f(items): return total(items, 4)\ndef g(items): return json.loads(items)")
+    assert names['check'](names['f']) == "not yet: line 4 of your cell, `result += items[i] # here`, ends in IndexError: list index out of range"
+    said = names['check'](names['g'])
+    assert 'line 3 of your cell, `def g(items): return json.loads(items)`' in said and 'TypeError' in said
+    assert names['check'](5).startswith('not yet: with this answer the check ends in TypeError')
+    assert names['check'](sum) == 'right'
 
 
 def test_the_embedded_model_is_found_from_anywhere(tmp_path):

@@ -6,7 +6,8 @@ import numpy as np, pytest, torch
 from PIL import Image
 from miniai import own
 from miniai.core import *
-from miniai.customise import *
+from miniai.callbacks import *
+from miniai.editing import *
 from miniai.imagic import Imagic
 from miniai.pipeline import *
 
@@ -20,44 +21,43 @@ def from_picture(sd, **kwargs): return image_to_image(sd, **{'prompt':prompt, 'i
 def paint(sd, mask): return inpaint(sd, prompt, picture, mask)
 def way(sd, **kwargs): return interpolate(sd, **{'prompts':prompt, **kwargs})
 def film(sd, frames=(picture,), path='film.gif', **kwargs): return save_animation(list(frames), path, **kwargs)
-def with_callbacks(sd, callbacks): return StableDiffusion(**vars(sd), callbacks=callbacks).steps(prompt)
+def calling(sd, callbacks): return StableDiffusion(**vars(sd), callbacks=callbacks).steps(prompt)
 def fit(sd, **kwargs): return Imagic(sd).fitting(**{'image':picture, 'target_prompt':prompt, **kwargs})
 def save(sd, path): return save_image(picture, path)
 def load(sd, path): return own.StableDiffusion.from_pretrained(path)
 
 mistakes = [
-    (draw, dict(prompt=3), TypeError, 'prompt|string|int'),
+    (draw, dict(prompt=3), TypeError, 'prompt|string|3'),
     (draw, dict(prompt=['a bag',3]), TypeError, 'prompt|string|3'),
-    (draw, dict(prompt=[]), ValueError, 'prompt|empty|at least one'),
-    (draw, dict(negative_prompt=['a','b']), ValueError, 'negative prompt|2|1|one each'),
+    (draw, dict(prompt=[]), ValueError, 'prompt|[]|at least one'),
+    (draw, dict(negative_prompt=['a','b']), ValueError, 'negative prompts|2|1|one each'),
     (draw, dict(num_inference_steps=0), ValueError, 'num_inference_steps|0|at least 1'),
     (draw, dict(num_inference_steps=2.5), TypeError, 'num_inference_steps|2.5|whole number'),
     (draw, dict(guidance_scale=nan), ValueError, 'guidance_scale|nan|finite'),
     (draw, dict(guidance_scale='high'), TypeError, 'guidance_scale|high|number'),
     (draw, dict(height=63), ValueError, 'height|63|multiple of 8|64'),
     (draw, dict(width=64.), TypeError, 'width|64.0|whole number'),
-    (draw, dict(latents=torch.zeros(1,3,8,8)), ValueError, 'latents|(1, 3, 8, 8)|(1, 4, 8, 8)'),
+    (draw, dict(latents=torch.zeros(1,3,8,8)), ValueError, 'latents|(1, 3, 8, 8)|(1, 4, any, any)'),
     (draw, dict(latents=torch.full((1,4,8,8), nan)), ValueError, 'latents|NaN|finite'),
     (draw, dict(latents=np.zeros((1,4,8,8))), TypeError, 'latents|ndarray|tensor'),
-    (draw, dict(seed=[1,2]), ValueError, 'seeds|2|1 image|one an image'),
-    (draw, dict(seed=-1), ValueError, 'seed|-1|between 0'),
-    (draw, dict(seed=1, generator=torch.Generator()), ValueError, 'seed|generator|one of them'),
-    (draw, dict(generator=[torch.Generator()]*3), ValueError, 'generators|3|1 image|one an image'),
-    (draw, dict(start=2), ValueError, 'start|give the latents'),
-    (loop, dict(start=99), ValueError, 'start|99|50'),
-    (loop, dict(start=-1), ValueError, 'start|-1|number of timesteps'),
-    (loop, dict(latents=torch.zeros(1,3,8,8)), ValueError, 'latents|3|takes 4'),
-    (loop, dict(latents=torch.zeros(2,4,8,8)), ValueError, 'latents|2|1 prompt|one an image'),
-    (loop, dict(embeddings=torch.zeros(1,24,3)), ValueError, 'embeddings|3|takes 128'),
-    (loop, dict(uncond_embeddings=torch.zeros(1,2,3)), ValueError, 'uncond_embeddings|(1, 2, 3)|equal'),
-    (with_callbacks, dict(callbacks=print), TypeError, 'callbacks|brackets'),
-    (with_callbacks, dict(callbacks=[int]), TypeError, 'callback|int|int(...)'),
+    (draw, dict(seed=[1,2]), ValueError, 'seeds|2|1 image|give 1'),
+    (draw, dict(seed=-1), ValueError, 'seed|-1|at least 0'),
+    (draw, dict(seed=1, generator=torch.Generator()), ValueError, 'a seed or a generator'),
+    (draw, dict(generator=[torch.Generator()]*3), ValueError, 'generators|3|1 image|give 1'),
+    (draw, dict(start=2), TypeError, 'latents|tensor|None'),
+    (loop, dict(start=99), ValueError, 'start|99|at most 49'),
+    (loop, dict(start=-1), ValueError, 'start|-1|at least 0'),
+    (loop, dict(latents=torch.zeros(1,3,8,8)), ValueError, 'latents|(1, 3, 8, 8)|(1, 4, any, any)'),
+    (loop, dict(latents=torch.zeros(2,4,8,8)), ValueError, 'latents|(2, 4, 8, 8)|(1, 4, any, any)'),
+    (loop, dict(embeddings=torch.zeros(1,24,3)), ValueError, 'embeddings|(1, 24, 3)|(any, any, 128)'),
+    (loop, dict(uncond_embeddings=torch.zeros(1,2,3)), ValueError, 'uncond_embeddings|(1, 2, 3)|(1, 24, 128)'),
+    (calling, dict(callbacks=[int]), TypeError, 'callbacks|int|__call__'),
     (from_picture, dict(strength=1.1), ValueError, 'strength|1.1'),
     (from_picture, dict(image='photo.png'), TypeError, 'images|photo.png'),
     (from_picture, dict(image=Image.new('RGB', (60,64))), ValueError, '60×64'),
     (paint, dict(mask=Image.new('L', (32,64), 'white')), ValueError, 'mask|32×64|64×64'),
     (paint, dict(mask=Image.new('L', (64,64))), ValueError, 'mask|black'),
-    (way, dict(seeds=[1]), ValueError, 'no way'),
+    (way, dict(seeds=[1]), ValueError, 'at least two prompts or two seeds'),
     (way, dict(seeds=[1,2], frames=1), ValueError, 'frames|1|at least 2'),
     (film, dict(path='film.jpg'), ValueError, '.jpg|.webp'),
     (film, dict(fps=0), ValueError, 'fps|0'),

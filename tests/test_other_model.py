@@ -7,7 +7,7 @@ from models import random_folder, sd15
 from running import run_notebook
 
 nbs = Path(__file__).parent.parent/'nbs'
-notebooks = ['01_pipeline', *(pytest.param(name, marks=pytest.mark.slow) for name in ('02_tokenizer','03_clip','04_unet','05_guidance','06_scheduler','07_vae','09_customise'))]
+notebooks = ['01_pipeline', *(pytest.param(name, marks=pytest.mark.slow) for name in ('02_tokenizer','03_clip','04_unet','05_guidance','06_scheduler','07_vae','09_callbacks','10_editing'))]
 
 @pytest.fixture(scope='module')
 def narrow(tmp_path_factory): return random_folder(tmp_path_factory.mktemp('narrow'), *sd15(width=8))

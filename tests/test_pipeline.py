@@ -1,17 +1,12 @@
 "What `miniai.pipeline` promises beyond its notebook: the library's pictures, every image its own, and plain words about bad input"
-import copy, dataclasses, fcntl, functools, inspect, json, math, os, pty, re, shutil, struct, subprocess, sys, termios, warnings
-from pathlib import Path
+import copy, dataclasses, functools, inspect, shutil, warnings
 
 import diffusers, numpy as np, pytest, torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline
+from diffusers import StableDiffusionPipeline
 from hypothesis import given, settings, strategies as st
-from PIL import Image
-from safetensors.torch import load_file, save_file
 
 from miniai.core import *
 from miniai.pipeline import *
-from miniai.pipeline import _noise, _sources
-from models import random_folder
 
 prompt = 'a photo of a red ankle boot on a blue background'
 pytestmark = pytest.mark.filterwarnings('ignore:__array__ implementation:DeprecationWarning') # numpy's, of the library's schedulers
@@ -141,8 +136,8 @@ def test_an_image_is_the_same_alone_and_in_a_batch(sd, name):
 @given(st.lists(st.integers(0, 2**63-1), min_size=1, max_size=6))
 @settings(max_examples=30, deadline=None)
 def test_noise_depends_on_its_own_seed_alone(seeds):
-    noise = _noise((len(seeds),4,8,8), _sources(seeds, None, len(seeds)))
-    for x,s in zip(noise, seeds): assert torch.equal(x[None], _noise((1,4,8,8), _sources(s, None, 1)))
+    noise = draw_noise((len(seeds),4,8,8), generators(seeds, n=len(seeds)))
+    for x,s in zip(noise, seeds): assert torch.equal(x[None], draw_noise((1,4,8,8), generators(s)))
 
 
 def test_the_global_state_of_randomness_is_left_alone(sd):
@@ -184,7 +179,7 @@ def test_latents_give_the_size(sd):
 def run(sd, **kwargs):
     "A short run of `denoise`"
     embeddings = encode_text([prompt,''], sd.tokenizer, sd.text_encoder)
-    args = dict(latents=_noise((1,4,8,8), _sources(0, None, 1)), embeddings=embeddings[:1], unet=sd.unet, scheduler=sd.scheduler,
+    args = dict(latents=draw_noise((1,4,8,8), generators(0)), embeddings=embeddings[:1], unet=sd.unet, scheduler=sd.scheduler,
         uncond_embeddings=embeddings[1:], num_inference_steps=5)
     return denoise(**{**args, **kwargs})
 
@@ -318,7 +313,7 @@ def test_what_a_step_is_given_is_what_the_network_gets(sd):
 def test_guidance_of_each_step_is_the_one_it_was_given(sd):
     "By hand, with DDIM, which remembers nothing"
     embeddings = encode_text([prompt,''], sd.tokenizer, sd.text_encoder)
-    x = _noise((1,4,8,8), _sources(0, None, 1))
+    x = draw_noise((1,4,8,8), generators(0))
     for step in run(sd, guidance_scale=1.5):
         t = step.timestep
         with torch.no_grad(): text,uncond = (sd.unet(x, t, encoder_hidden_states=e[None]).sample for e in embeddings)
@@ -338,7 +333,7 @@ def test_a_step_can_end_the_run(sd):
 def test_a_run_can_begin_halfway(sd, name, start):
     scheduler = scheduler_like(sd.scheduler, name)
     whole = list(run(sd, scheduler=scheduler))
-    begin = _noise((1,4,8,8), _sources(0, None, 1))*scheduler.init_noise_sigma if start==0 else whole[start-1].latents
+    begin = draw_noise((1,4,8,8), generators(0))*scheduler.init_noise_sigma if start==0 else whole[start-1].latents
     rest = list(run(sd, scheduler=scheduler, latents=begin, start=start))
     assert [step.index for step in rest] == list(range(5-start)) and torch.equal(rest[0].timesteps, scheduler.timesteps[start:])
     assert close(rest[-1].latents, whole[-1].latents)
@@ -346,23 +341,23 @@ def test_a_run_can_begin_halfway(sd, name, start):
 
 # Callbacks
 
-def with_callbacks(sd, *callbacks): return StableDiffusion(**vars(sd), callbacks=list(callbacks))
+def calling(sd, *callbacks): return StableDiffusion(**vars(sd), callbacks=list(callbacks))
 
 
 def test_callbacks_see_each_step_in_order_before_the_consumer(sd):
     seen = []
     a,b = (lambda step,name=name: seen.append((name,step.index)) for name in 'ab')
-    for step in with_callbacks(sd, a, b).steps(prompt, seed=0, num_inference_steps=3): seen.append(('loop',step.index))
+    for step in calling(sd, a, b).steps(prompt, seed=0, num_inference_steps=3): seen.append(('loop',step.index))
     assert seen == [(name,i) for i in range(3) for name in ('a','b','loop')]
 
 
 def test_callbacks_that_only_watch_change_nothing(sd):
-    assert difference(with_callbacks(sd, lambda step: True)(prompt, seed=0, num_inference_steps=4), sd(prompt, seed=0, num_inference_steps=4)) <= 1
+    assert difference(calling(sd, lambda step: True)(prompt, seed=0, num_inference_steps=4), sd(prompt, seed=0, num_inference_steps=4)) <= 1
 
 
 def test_a_callback_sees_what_the_one_before_it_did(sd):
     def double(step): step.guidance_scale *= 2
-    steps = list(with_callbacks(sd, double, double).steps(prompt, seed=0, num_inference_steps=3, guidance_scale=1.))
+    steps = list(calling(sd, double, double).steps(prompt, seed=0, num_inference_steps=3, guidance_scale=1.))
     assert [step.guidance_scale for step in steps] == [4.,16.,64.]
 
 
@@ -370,38 +365,35 @@ def test_guidance_can_begin_late(sd):
     "A run that begins without guidance still knows the negative prompt"
     def late(step): step.guidance_scale = 7.5
     args = dict(seed=0, num_inference_steps=4, guidance_scale=1)
-    plain,guided = sd(prompt, **args),with_callbacks(sd, late)(prompt, **args)
+    plain,guided = sd(prompt, **args),calling(sd, late)(prompt, **args)
     assert difference(plain, guided) > 1
-    assert difference(guided, with_callbacks(sd, late)(prompt, negative_prompt='a red bag', **args)) > 1
+    assert difference(guided, calling(sd, late)(prompt, negative_prompt='a red bag', **args)) > 1
 
 
 def test_a_callback_can_end_the_run(sd):
     def stop(step): step.stop = step.index==1
-    own = with_callbacks(sd, stop)
+    own = calling(sd, stop)
     assert len(list(own.steps(prompt, num_inference_steps=6))) == 2
     second = [step.latents for step in sd.steps(prompt, seed=0, num_inference_steps=6)][1]
     assert difference(own(prompt, seed=0, num_inference_steps=6), decode(second, sd.vae)) <= 1
 
 
-@pytest.mark.parametrize('kind', ['function','lambda','object','method','assignment'])
-def test_a_callback_that_fails_is_named_and_the_run_ends(sd, kind):
-    class Fault:
-        def __call__(self, step): self.raise_at_two(step)
-        def raise_at_two(self, step):
-            if step.index==2: raise KeyError('no such thing')
-    def wrong(step): step.latents = step.latents[:,:1]
-    callback,name = dict(function=(Fault().raise_at_two.__func__.__get__(Fault()),'raise_at_two'), object=(Fault(),'Fault'), method=(Fault().raise_at_two,'raise_at_two'),
-        assignment=(wrong,'wrong'), **{'lambda':(lambda step: 1/(2-step.index),'<lambda>')})[kind]
-    steps = with_callbacks(sd, lambda step: None, callback).steps(prompt, seed=0, num_inference_steps=5)
+def test_the_run_ends_when_a_callback_fails(sd):
+    seen = []
+    steps = calling(sd, lambda step: seen.append(step.index), lambda step: 1/(2-step.index)).steps(prompt, seed=0, num_inference_steps=5)
     inner = steps.gi_frame.f_locals['steps']
-    with pytest.raises(RuntimeError, match=fr'callbacks\[1\], {re.escape(name)}, failed at step {0 if kind=="assignment" else 2} with') as caught: list(steps)
-    assert type(caught.value.__cause__) in (KeyError,ZeroDivisionError,ValueError)
-    assert inner.gi_frame is None and next(steps, None) is None and torch.is_grad_enabled()
+    with pytest.raises(ZeroDivisionError): list(steps)
+    assert seen==[0,1,2] and inner.gi_frame is None and next(steps, None) is None and torch.is_grad_enabled()
     assert len(list(sd.steps(prompt, num_inference_steps=2))) == 2
 
 
+def test_what_a_callback_assigns_has_to_fit_the_network(sd):
+    def wrong(step): step.latents = step.latents[:,:1]
+    with pytest.raises(RuntimeError, match='channels'): calling(sd, wrong)(prompt, num_inference_steps=2)
+
+
 def test_leaving_the_loop_ends_the_run_behind_the_callbacks(sd):
-    steps = with_callbacks(sd, lambda step: None).steps(prompt, num_inference_steps=5)
+    steps = calling(sd, lambda step: None).steps(prompt, num_inference_steps=5)
     next(steps)
     inner = steps.gi_frame.f_locals['steps']
     steps.close()
@@ -410,7 +402,7 @@ def test_leaving_the_loop_ends_the_run_behind_the_callbacks(sd):
 
 def test_ctrl_c_in_a_callback_stays_ctrl_c(sd):
     def stop(step): raise KeyboardInterrupt
-    with pytest.raises(KeyboardInterrupt): with_callbacks(sd, stop)(prompt, num_inference_steps=2)
+    with pytest.raises(KeyboardInterrupt): calling(sd, stop)(prompt, num_inference_steps=2)
 
 
 def test_callbacks_can_be_given_later(sd):
@@ -495,5 +487,3 @@ def test_a_folder_says_what_it_recommends_and_knows(folder):
     own = StableDiffusion.from_pretrained(folder, device='cpu')
     with pytest.warns(UserWarning, match="never seen 'a', 'photo'"): drawn = own(**run)
     assert difference(drawn, plain(**run, guidance_scale=2)) <= 1 < difference(drawn, plain(**run))
-    (folder/'miniai.json').write_text('{')
-    with pytest.raises(ValueError, match='miniai.json'): StableDiffusion.from_pretrained(folder, device='cpu')

@@ -1,7 +1,7 @@
 "Write nbs/images/denoise.webp: five pictures come out of the noise, for the README."
 from pathlib import Path
 from miniai.core import image_grid
-from miniai.customise import save_animation
+from miniai.editing import save_animation
 from miniai.pipeline import StableDiffusion, decode
 
 prompts = ['a photo of a red ankle boot on a blue background', 'a photo of a yellow bag on a green background', 'a photo of a white coat on a red background',

@@ -1,4 +1,4 @@
-"""Make the sheet of real held-out pictures that the notebooks 02 and 05 look at, from the bundled sample of Fashion-MNIST's test split.
+"""Make the sheet of real held-out pictures that `03_clip` and `07_vae` look at, from the bundled sample of Fashion-MNIST's test split.
 
     python tools/held_out.py [--out miniai/data/held-out]
 

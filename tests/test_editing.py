@@ -1,15 +1,13 @@
-"What `miniai.customise` promises beyond its notebook: the library's pictures from pictures, masks and pictures of every kind, films, and an explorer that listens"
-import base64, io, math, threading
-
+"What `miniai.editing` promises beyond its notebook: the library's pictures from pictures, masks and pictures of every kind, films, and inversion"
 import diffusers, numpy as np, pytest, torch
 from diffusers import DDIMInverseScheduler, StableDiffusionImg2ImgPipeline, StableDiffusionInpaintPipeline
 from hypothesis import given, settings, strategies as st
 from PIL import Image
 
+from miniai.callbacks import EarlyStop, Record, schedulers, with_parts
 from miniai.clip import real_pictures
 from miniai.core import *
-from miniai.customise import *
-from miniai.customise import _latent_mask, _start
+from miniai.editing import *
 from miniai.pipeline import *
 from miniai.vae import *
 
@@ -82,7 +80,7 @@ def test_one_prompt_for_several_pictures_and_one_picture_for_several_prompts(sd,
     args = dict(seed=5, num_inference_steps=3)
     assert difference(image_to_image(sd, prompt, photos[:2], **args), image_to_image(sd, [prompt]*2, photos[:2], **args)) <= 1
     assert difference(image_to_image(sd, [prompt,'a bag'], photos[0], **args), image_to_image(sd, [prompt,'a bag'], [photos[0]]*2, **args)) <= 1
-    with pytest.raises(ValueError, match='2 prompts and 3 pictures'): image_to_image(sd, [prompt]*2, photos[:3], **args)
+    with pytest.raises(ValueError, match='2 prompts for 3'): image_to_image(sd, [prompt]*2, photos[:3], **args)
 
 
 def test_a_larger_picture_keeps_its_size_or_is_stretched(sd, photo):
@@ -111,9 +109,9 @@ def test_the_steps_that_are_left_are_the_librarys(strength, n):
     class Pipe:
         class scheduler: timesteps,order = torch.arange(n),1
     left = len(StableDiffusionImg2ImgPipeline.get_timesteps(Pipe, n, strength, None)[0])
-    if left: assert n - _start(Pipe.scheduler, strength, n) == left
+    if left: assert n - steps_to_skip(Pipe.scheduler, strength, n) == left
     else:
-        with pytest.raises(ValueError, match='none of'): _start(Pipe.scheduler, strength, n)
+        with pytest.raises(ValueError, match='none of'): steps_to_skip(Pipe.scheduler, strength, n)
 
 
 # Painting into a picture
@@ -148,7 +146,7 @@ def test_the_latents_outside_the_mask_are_the_pictures_own(sd, photo):
     record = Record()
     inpaint(with_parts(sd, callbacks=[record]), prompt, photo, half(), num_inference_steps=4, generator=seeded(0)[0])
     known = encode_image(photo, sd.vae, seeded(0)[0])
-    blend = Blend(sd.scheduler, known, torch.randn(known.shape), _latent_mask(half(), 8))
+    blend = Blend(sd.scheduler, known, torch.randn(known.shape), latent_mask(half(), 8))
     step = record[-1]
     blend(step)
     assert torch.equal(step.latents[...,:4], known[...,:4]) and not torch.allclose(step.latents[...,4:], known[...,4:])
@@ -174,64 +172,9 @@ def test_masks_of_every_kind(mask):
 def test_every_white_pixel_lies_in_a_place_that_is_painted(x, y, w, h):
     mask = Image.new('L', (64,64))
     mask.paste(255, (x, y, min(x+w,64), min(y+h,64)))
-    places = _latent_mask(mask, 8)
+    places = latent_mask(mask, 8)
     large = places.repeat_interleave(8, 2).repeat_interleave(8, 3)[0,0].numpy()
     assert large[np.asarray(mask)>0].all() and places.sum() <= (w/8+2)*(h/8+2)
-
-
-# Callbacks
-
-def test_the_parts_are_shared_and_the_pipeline_is_left_alone(sd):
-    class Own(StableDiffusion): pass
-    other = with_parts(Own(**vars(sd)), scheduler=3, callbacks=[print])
-    assert type(other) is Own and other.unet is sd.unet and other.scheduler==3 and other.callbacks==[print] and sd.callbacks==() and sd.scheduler!=3
-    with pytest.raises(TypeError, match='u_net'): with_parts(sd, u_net=3)
-
-
-def test_a_record_keeps_steps_as_they_were_when_it_saw_them(sd):
-    before,after = Record(),Record()
-    with_parts(sd, callbacks=[before, GuidanceSchedule(lambda done: 10*done), after])(prompt, num_inference_steps=4, guidance_scale=2)
-    assert [s.guidance_scale for s in before]==[2,2.5,5,7.5] and [s.guidance_scale for s in after]==[2.5,5,7.5,10]
-
-
-def test_a_schedule_that_stays_the_same_changes_nothing(sd):
-    args = dict(seed=0, num_inference_steps=5, guidance_scale=3)
-    assert difference(with_parts(sd, callbacks=[GuidanceSchedule(lambda done: 3)])(prompt, **args), sd(prompt, **args)) <= 1
-
-
-@pytest.mark.parametrize('name', ['DDIM','Euler','LMS','DDPM','Euler ancestral','PNDM','DPM++ 2M'])
-def test_runs_stop_early_near_their_end(sd, name):
-    own,record = with_parts(sd, scheduler=schedulers[name].from_config(sd.scheduler.config)),Record()
-    args = dict(seed=0, num_inference_steps=30, guidance_scale=3)
-    early = with_parts(own, callbacks=[EarlyStop(.05), record])(prompt, **args)
-    assert 5 < len(record) <= 30 and image_psnr(early[0], own(prompt, **args)[0]) > 20
-    with_parts(own, callbacks=[EarlyStop(0), record])(prompt, **args)
-    assert len(record) == len(own.scheduler.timesteps)
-
-
-def test_early_stop_waits_for_the_whole_batch_and_starts_afresh(sd):
-    stop,record,lengths = EarlyStop(.03),Record(),[]
-    for p,seed in (prompt,0),('a photo of a bag',1),([prompt,'a photo of a bag'],0),(prompt,0):
-        with_parts(sd, callbacks=[stop,record])(p, seed=seed, num_inference_steps=40, guidance_scale=3)
-        lengths.append(len(record))
-    assert lengths[2]==max(lengths[:2]) and lengths[3]==lengths[0]
-
-
-def test_early_stop_needs_a_scheduler_that_tells(sd):
-    with pytest.raises(RuntimeError, match='EarlyStop.*does not say'): with_parts(scheduled(sd, 'PNDM'), callbacks=[EarlyStop()])(prompt, num_inference_steps=3)
-
-
-@pytest.mark.parametrize('every,n,count', [(1,5,5), (5,11,3), (5,12,4), (100,3,2)])
-def test_previews_come_as_often_as_asked_and_at_the_end(sd, every, n, count):
-    seen = []
-    images = with_parts(sd, callbacks=[Preview(sd.vae, every, seen.append)])([prompt]*2, num_inference_steps=n, seed=0)
-    assert len(seen)==count and seen[0].size==(2*64+2,64)
-    assert difference([seen[-1].crop((0,0,64,64))], images[:1]) < 40
-
-
-def test_outside_a_notebook_a_preview_shows_nothing(sd, capsys):
-    with_parts(sd, callbacks=[Preview(sd.vae)])(prompt, num_inference_steps=2)
-    assert capsys.readouterr() == ('','')
 
 
 # Ways
@@ -318,112 +261,10 @@ def test_inversion_in_a_batch_and_alone(sd, photos):
     some,texts = photos[:2],['a photo of a coat','a photo of a bag']
     both = invert(sd, some, texts, num_inference_steps=5)
     assert (both[1:]-invert(sd, some[1], texts[1], num_inference_steps=5)).abs().max() <= 1e-3*both.abs().max()
-    with pytest.raises(ValueError, match='3 prompts and 2 pictures'): invert(sd, some, ['a']*3)
+    with pytest.raises(ValueError, match='2 pictures for 3'): invert(sd, some, ['a']*3)
     with pytest.raises(ValueError, match='at least 1'): invert(sd, some, num_inference_steps=0)
 
 
 def test_a_film_of_less_quality_is_smaller(photos, tmp_path):
     sizes = [save_animation(photos[:6], tmp_path/'film.webp', quality=q).stat().st_size for q in (10,90,None)]
     assert sizes==sorted(sizes) and sizes[0]<sizes[1]/2
-
-
-# The explorer
-
-@pytest.fixture
-def explorer(sd):
-    explorer = explore(sd, num_inference_steps=4)
-    assert explorer.wait(600)
-    yield explorer
-    explorer.stop.set()
-    explorer.wait(600)
-
-def png(explorer): return Image.open(io.BytesIO(explorer.picture.value))
-
-def test_it_draws_what_the_pipeline_draws(sd, explorer):
-    plain = with_parts(sd, scheduler=schedulers['DDIM'].from_config(sd.scheduler.config))
-    args = {k:v.value for k,v in explorer.controls.items() if k!='scheduler'}
-    assert explorer.status.value=='done' and difference([explorer.image], plain(**args)) <= 1
-    assert png(explorer).size==(256,256)
-
-
-@pytest.mark.parametrize('name,value', [('prompt','a photo of a white dress on a black background'), ('negative_prompt','a photo of a red ankle boot'), ('guidance_scale',2.),
-    ('num_inference_steps',6), ('seed',7), ('scheduler','Euler ancestral')])
-def test_every_control_changes_the_picture(explorer, name, value):
-    before = explorer.image
-    explorer.controls[name].value = value
-    assert explorer.wait(600) and explorer.status.value=='done'
-    assert difference([before], [explorer.image]) > 1
-
-
-@pytest.mark.parametrize('name', list(schedulers))
-def test_every_scheduler_of_the_list_draws(explorer, name):
-    explorer.controls['scheduler'].value = name
-    assert explorer.wait(600) and explorer.status.value=='done'
-
-
-def test_the_picture_appears_step_by_step(sd, explorer):
-    seen = []
-    explorer.picture.observe(lambda change: seen.append(change['new']), 'value')
-    explorer.status.observe(lambda change: seen.append(change['new']), 'value')
-    explorer.controls['num_inference_steps'].value = 5
-    assert explorer.wait(600)
-    assert [s for s in seen if isinstance(s, str)] == [*(f'step {i} of 5' for i in range(1,6)), 'done']
-    assert len({bytes(s) for s in seen if not isinstance(s, str)}) >= 4
-
-
-def test_a_change_stops_the_run_under_way(explorer):
-    started = threading.Event()
-    explorer.status.observe(lambda change: started.set(), 'value')
-    explorer.controls['num_inference_steps'].value = 100
-    assert started.wait(600)
-    first = explorer.thread
-    explorer.controls['num_inference_steps'].value = 2
-    first.join(600)
-    assert not first.is_alive() and explorer.wait(600)
-    assert explorer.status.value=='done'
-
-
-def test_of_many_quick_changes_only_the_last_is_drawn(explorer):
-    seen = []
-    explorer.status.observe(lambda change: seen.append(change['new']), 'value')
-    for i in range(20): explorer.controls['prompt'].value = 'a photo of a yellow bag'[:i+4]
-    assert explorer.wait(600)
-    assert len(seen) <= 4+1 and explorer.status.value=='done' and threading.active_count() < 10
-
-
-def test_a_mistake_is_shown_and_the_next_run_works(explorer, sd):
-    explorer.sd = with_parts(sd, callbacks=[lambda step: 1/0])
-    explorer.draw()
-    assert explorer.wait(600) and 'ZeroDivisionError' in explorer.status.value
-    explorer.sd = sd
-    explorer.draw()
-    assert explorer.wait(600) and explorer.status.value=='done'
-
-
-def test_it_says_which_words_the_model_has_never_seen(explorer):
-    explorer.controls['prompt'].value = 'a photo of a cat'
-    assert explorer.wait(600) and explorer.status.value.startswith('done; ') and "never seen 'cat'" in explorer.status.value
-
-
-def test_it_leaves_the_pipeline_alone(sd, explorer):
-    sd.scheduler.set_timesteps(17)
-    explorer.controls['seed'].value = 9
-    assert explorer.wait(600) and len(sd.scheduler.timesteps)==17
-
-
-def test_the_widget_is_found_by_its_names(explorer):
-    labels = [c.description for c in explorer.controls.values()]
-    assert labels == ['prompt','negative prompt','guidance','steps','seed','scheduler']
-    assert all(f"miniai-{name.replace('_','-')}" in c._dom_classes for name,c in explorer.controls.items())
-    assert 'miniai-picture' in explorer.picture._dom_classes and 'miniai-explorer' in explorer.widget._dom_classes
-
-
-def test_a_page_without_widgets_has_a_picture(explorer):
-    bundle = explorer._repr_mimebundle_()
-    assert 'application/vnd.jupyter.widget-view+json' in bundle
-    assert Image.open(io.BytesIO(base64.b64decode(bundle['image/png']))).size == (256,256)
-
-
-@pytest.mark.parametrize('kwargs,error,words', [(dict(scheduler='Heun'), ValueError, 'DDIM, PNDM.*Heun'), (dict(steps=3), TypeError, 'steps')])
-def test_an_explorer_that_cannot_be_meant(sd, kwargs, error, words):
-    with pytest.raises(error, match=words): explore(sd, **kwargs)
