@@ -220,7 +220,7 @@ def diversity(
     "How much pictures of the same prompt differ"
     return torch.stack([F.pdist(f).mean() for f in features]).mean().item()
 
-# %% ../nbs/13_evaluation.ipynb #72548438
+# %% ../nbs/13_evaluation.ipynb #f6b9328d
 kinds = dict(one=(0.,0.), tinted=(0.,1.), two=(1.,0.), both=(1.,1.)) # share of pairs, of tints
 
 def some_rows(
@@ -232,8 +232,8 @@ def some_rows(
     "Rows to draw, each of them about equally often"
     gen = torch.Generator().manual_seed(0)
     rows = random_rows(5000 + 20*n, gen, *kinds[kind], held=held).unique(dim=0)
-    plain = torch.tensor([own,nothing,own,0]).expand(len(rows), 4)
-    alone = lambda i: torch.cat([rows[:,[i]], plain, rows[:,[5]]], 1) # in its own colours
+    alone = lambda i: torch.cat([ # the first or second thing by itself, in its own colours
+        rows[:,[i]], torch.tensor([own,nothing,own,0]).expand(len(rows), 4), rows[:,[5]]], 1)
     if kind!='one': rows = rows[~held_out(alone(0)) & ~held_out(alone(2))]
     if not held: rows = rows[(rows.sum(1)%5==0)==choosing]
     rows = rows[torch.randperm(len(rows), generator=gen)]
@@ -314,8 +314,8 @@ def load_clip(
 )->tuple: # CLIPModel, CLIPTokenizer
     "Both halves of CLIP, in float32"
     path = Path(path or embedded_model('emoji'))
-    with quiet(): clip = CLIPModel.from_pretrained(path/'clip').eval()
-    return clip,CLIPTokenizer.from_pretrained(path/'tokenizer')
+    with quiet(): return (CLIPModel.from_pretrained(path/'clip').eval(),
+                          CLIPTokenizer.from_pretrained(path/'tokenizer'))
 
 def clip_scores(
     clip:CLIPModel,
@@ -327,8 +327,8 @@ def clip_scores(
     see = lambda rows: real(rows, torch.Generator().manual_seed(3))
     share = lambda rows,rivals: clip_accuracy(clip, tokenizer, see(rows), rivals)
     one,tinted,two = (some_rows(kind, n) for kind in ('one','tinted','two'))
-    return dict(thing=share(one, others(one, 0, nothing)), color=share(tinted, others(tinted, 1, own)),
-                relation=share(two, swapped(two)))
+    return dict(thing=share(one, others(one, 0, nothing)), relation=share(two, swapped(two)),
+                color=share(tinted, others(tinted, 1, own)))
 
 # %% ../nbs/13_evaluation.ipynb #5bb60319
 questions = { # kind of rows, what must be right, of which pictures
@@ -361,16 +361,16 @@ def measure(
     return dict(counts={name: count(*o) for name,o in questions.items()},
                 frechet=frechet_distance(features(pictures.values()), features(others)))
 
-# %% ../nbs/13_evaluation.ipynb #5f57a303
+# %% ../nbs/13_evaluation.ipynb #b4a6dded
 def as_table(
     columns:dict, # What `measure` gives, by title
 )->str: # Markdown
     "Shares in percent, with Wilson's interval"
     interval = lambda right,of: '{:.1f}–{:.1f}'.format(*(100*o for o in wilson(right, of)))
     share = lambda right,of: f'{right/of:.1%} ({interval(right, of)})' if of else '–'
-    lines = [['', *columns], ['---']*(len(columns) + 1)]
-    lines += [[name, *(share(*o['counts'][name]) for o in columns.values())] for name in questions]
-    lines += [['Fréchet distance', *(f"{o['frechet']:.2f}" for o in columns.values())]]
+    row = lambda name: [name, *(share(*o['counts'][name]) for o in columns.values())]
+    lines = [['', *columns], ['---']*(len(columns) + 1), *map(row, questions),
+             ['Fréchet distance', *(f"{o['frechet']:.2f}" for o in columns.values())]]
     return '\n'.join(f"| {' | '.join(line)} |" for line in lines)
 
 # %% ../nbs/13_evaluation.ipynb #f52ec5da
@@ -401,14 +401,13 @@ def try_scales(
 def evaluate(
     sd:StableDiffusion,
     clip:tuple, # See `load_clip`
-    *,
     n:int=500, # Rows of each kind, trained and held out
     guidance=(2.,3.,4.,5.,7.), # Scales to choose from
     num_inference_steps:int=25,
 )->dict: # All that's measured, by name
     "Everything that this notebook measures, for one model"
-    start,judge,real = time.perf_counter(),load_judge(),Pictures()
-    trained,held = ({kind: some_rows(kind, n, held) for kind in kinds} for held in (False,True))
+    start,judge,real = time.time(),load_judge(),Pictures()
+    trained,held = ({kind: some_rows(kind, n, o) for kind in kinds} for o in (False,True))
     composed = lambda rows: real(rows, torch.Generator().manual_seed(1))
     drawn = lambda rows,scale,seed=0: draw_rows(
         sd, rows, seed, guidance_scale=scale, num_inference_steps=num_inference_steps)
@@ -422,14 +421,14 @@ def evaluate(
     varied = [diversity(judge.features(o(same)).view(-1, 8, 192)) for o in make.values()]
     return dict(columns=columns, n=n, num_inference_steps=num_inference_steps, guidance=best,
         tried=tried, diversity=varied[2]/varied[0], clip=clip_scores(*clip, real, n),
-        psnr=psnr(sd.vae, composed(held['both'])).mean().item(), minutes=(time.perf_counter() - start)/60)
+        psnr=psnr(sd.vae, composed(held['both'])).mean().item(), minutes=(time.time() - start)/60)
 
 # %% ../nbs/13_evaluation.ipynb #fb21c115
 def as_markdown(
     result:dict, # Of `evaluate`
 )->str:
     "What was measured: a table, and what belongs to it"
-    r,(thing,color,relation) = result,result['clip'].values()
+    r,(thing,relation,color) = result,result['clip'].values()
     tried = ', '.join(f'{right/of:.1%} at {scale:g}' for scale,right,of in r['tried'])
     return f"""{as_table(r['columns'])}
 
