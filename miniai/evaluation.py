@@ -46,7 +46,7 @@ def tint_color(
     distance = torch.cdist(pixels, mixtures.flatten(1,2)).amin(2)    # (11,k)
     return distance.mean(1).argmin()
 
-# %% ../nbs/13_evaluation.ipynb #e43d1682
+# %% ../nbs/13_evaluation.ipynb #6d22711f
 def thing_colors(
     x:Tensor, # (n,3,64,64) pictures in [0,1]
     centre:Tensor, # (n,2,2), x and y of the first and the second thing, in pixels
@@ -55,11 +55,10 @@ def thing_colors(
     "The colour of each thing, read off the pixels that are nearer to it than to the other"
     points = torch.cartesian_prod(torch.arange(64.), torch.arange(64.)).flip(1) + .5 # x and y
     names = torch.full((len(x),2), own)
-    for i,(picture,behind) in enumerate(zip(x.flatten(2).mT, palette[background])):
-        differs = (picture - behind).norm(dim=1)>.15
+    for i,(picture,behind) in enumerate(zip(x.float().cpu().flatten(2).mT, palette[background])):
         nearer = torch.cdist(points, centre[i]).argmin(1)
         for j in range(2):
-            pixels = picture[differs & (nearer==j)][::2]
+            pixels = picture[((picture - behind).norm(dim=1)>.15) & (nearer==j)][::2]
             if len(pixels): names[i,j] = tint_color(pixels, behind)
     return names
 
@@ -208,8 +207,7 @@ def frechet_distance(
     b:Tensor, # (m,d) features
 )->float: # Squared distance, 0 when mean and covariance agree
     "Between the Gaussians of two clouds of points (Heusel et al. 2017, equation 6)"
-    a,b = a.double(),b.double()
-    cov_a,cov_b = a.T.cov(),b.T.cov()
+    cov_a,cov_b = a.double().T.cov(),b.double().T.cov()
     roots = torch.linalg.eigvals(cov_a@cov_b).real.clamp(min=0).sqrt()
     return ((a.mean(0) - b.mean(0)).square().sum() + (cov_a + cov_b).trace() - 2*roots.sum()).item()
 
