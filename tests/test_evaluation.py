@@ -158,7 +158,7 @@ def test_a_model_that_repeats_itself_is_less_diverse(real, judge):
     few = x.view(10,6,3,64,64)[:,:2].repeat(1,3,1,1,1).flatten(0,1)
     assert diversity(judge.features(few).view(10,6,-1))<.9*diversity(judge.features(x).view(10,6,-1))
 
-@pytest.mark.filterwarnings('ignore:this small model')
+@pytest.mark.filterwarnings('ignore:this small model', 'ignore:the prompt is longer')
 def test_any_model_can_be_measured():
     "One that was trained on something else is hardly ever right, and the table says so"
     from miniai.core import embedded_model
