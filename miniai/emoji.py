@@ -140,8 +140,9 @@ def random_rows(
     generator:torch.Generator|None=None,
     pairs:float=.55, # Share of rows with two things, before some are dropped
     tints:float=.45, # Share of things that are tinted, before some are dropped
+    held:bool|None=False, # Rows that are held out instead? None takes both kinds
 )->Tensor: # int64 (n,6)
-    "Rows of training pictures, none of which holds a combination that's held out"
+    "Rows at random; those of training pictures, unless `held` asks for others"
     rows = torch.empty(0, 6, dtype=torch.long)
     while len(rows)<n:
         m = 2*n + 20
@@ -154,7 +155,8 @@ def random_rows(
         color_b = torch.where(b<nothing, color(), own)
         axis = torch.where(b<nothing, pick(2), 0)
         new = torch.stack([a, color_a, b, color_b, axis, background], 1)
-        fine = (color_a!=background) & (color_b!=background) & (a!=b) & ~held_out(new)
+        fine = (color_a!=background) & (color_b!=background) & (a!=b)
+        if held is not None: fine &= held_out(new)==held
         rows = torch.cat([rows, new[fine]])
     return rows[:n]
 
