@@ -243,10 +243,10 @@ def default_dtype(
 
 # %% ../nbs/00_core.ipynb #6b8d1acf
 def embedded_model(
-    name:str=None, # A model that comes with the package; None is 'fashion'
+    name:str=None, # A model that comes with the package; None is 'emoji'
 )->Path: # Its folder
     "The folder of weights that come with the package"
-    models,name = Path(miniai.__path__[0])/'models',name or 'fashion'
+    models,name = Path(miniai.__path__[0])/'models',name or 'emoji'
     names = sorted(p.parent.name for p in models.glob('*/model_index.json'))
     if name in names: return models/name
     raise FileNotFoundError(f"no embedded model is called {name!r}, only {', '.join(names)}")
