@@ -5,6 +5,7 @@
 Prints the seconds of each and the PSNR of what it learned, on other pictures."""
 import time, torch
 from fastcore.script import call_parse
+from miniai.loop import *
 from miniai.training import *
 
 

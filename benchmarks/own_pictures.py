@@ -12,6 +12,7 @@ from miniai.clip import CLIP
 from miniai.core import embedded_model, image_grid, save_measured
 from miniai.emoji import *
 from miniai.own import StableDiffusion
+from miniai.loop import *
 from miniai.training import *
 
 own_color = len(colors)

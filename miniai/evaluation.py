@@ -102,7 +102,7 @@ def worn(
 # %% ../nbs/13_evaluation.ipynb #197a8772
 class JudgeLoss(nn.Module):
     "Binary cross-entropy of the judge's 120 answers on composed pictures"
-    def __init__(self, judge:Judge, pictures:Pictures, batch_size:int=32):
+    def __init__(self, judge:Judge, pictures:Pictures, batch_size:int=64):
         super().__init__()
         self.model,self.pictures,self.batch_size = judge,pictures,batch_size
 
@@ -125,7 +125,7 @@ def load_judge()->Judge:
 
 # %% ../nbs/13_evaluation.ipynb #10beb5ef
 def train_judge(
-    steps:int=1800, # Of 32 pictures
+    steps:int=4500, # Of 64 pictures
     checkpoints='checkpoints', # Folder for a checkpoint and the losses
 ):
     "Train the judge and save it in the package"

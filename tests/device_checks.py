@@ -19,6 +19,7 @@ from miniai.guided import guided_distillation
 from miniai.imagic import Imagic, silhouette_iou
 from miniai.pipeline import *
 from miniai.progressive import progressive_distillation, signal_and_noise
+from miniai.loop import *
 from miniai.training import *
 from miniai.unet import UNet2DConditionModel
 from miniai.vae import *

@@ -8,6 +8,7 @@ from torch import nn
 from transformers import CLIPTokenizer
 from miniai import training
 from miniai.emoji import *
+from miniai.loop import *
 from miniai.training import *
 
 here = Path(__file__).parent

@@ -4,6 +4,7 @@ import torch
 from accelerate import Accelerator, PartialState
 from safetensors.torch import save_file
 from transformers import CLIPTokenizer
+from miniai.loop import *
 from miniai.training import *
 
 def main(folder):
