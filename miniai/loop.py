@@ -202,8 +202,8 @@ def show_losses(
     lines = (Path(folder)/f'{name}.csv').read_text().splitlines()
     steps,losses = zip(*(map(float, line.split(',')) for line in lines))
     _,ax = plt.subplots(figsize=(4,2))
-    ax.plot(steps, losses)
-    ax.set(xlabel='step', ylabel='loss', title=name, ylim=(0, 4*min(losses)))
+    ax.semilogy(steps, losses)
+    ax.set(xlabel='step', ylabel='loss', title=name)
 
 # %% ../nbs/12_loop.ipynb #share
 def share(

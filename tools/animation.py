@@ -4,8 +4,8 @@ from miniai.core import image_grid
 from miniai.editing import save_animation
 from miniai.pipeline import StableDiffusion, decode
 
-prompts = ['a photo of a red ankle boot on a blue background', 'a photo of a yellow bag on a green background', 'a photo of a white coat on a red background',
-    'a photo of a green dress on a pink background', 'a photo of a purple sneaker on a yellow background']
+prompts = ['a purple castle on a black background', 'a cat to the left of a dog', 'an owl on a blue background',
+    'a green guitar on a white background', 'a pizza below a cloud']
 sd = StableDiffusion.from_pretrained(device='cpu')
 frames = [image_grid(decode(step.latents, sd.vae), ncols=5) for step in sd.steps(prompts, seed=1, num_inference_steps=20)]
 frames = [im.resize((im.width*3//2, im.height*3//2)) for im in frames]

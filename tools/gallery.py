@@ -1,12 +1,33 @@
-"""Write nbs/images/failures.png for the README: prompts that go beyond what the embedded model knows, seed 0 for all of them, nothing picked.
-(`tools/animation.py` writes the picture at the top.)"""
-from pathlib import Path
-from miniai.core import image_grid
-from miniai.pipeline import StableDiffusion
+"""Draw the README's pictures and the model card's sheet with the embedded model. Nothing is picked: seeds in order.
 
-prompts = ['a photo of a red bag and a blue sneaker', 'a photo of two green bags', 'a photo of a red bag on a red background', 'a photo of a cat',
-    'a photo of a white shirt with a red collar', 'a photo of a brown coat on a blue background', 'a photo of a sandal to the left of a bag',
-    'a photo of a purple hat on a yellow background']
-sd = StableDiffusion.from_pretrained(device='cpu')
-picture = image_grid([sd(prompt, seed=0)[0] for prompt in prompts], ncols=len(prompts))
-picture.resize((picture.width*3//2, picture.height*3//2)).save(Path(__file__).parent.parent/'nbs/images/failures.png')
+    python tools/gallery.py
+
+(`tools/animation.py` writes the picture at the top of the README.)"""
+from pathlib import Path
+import torch
+from fastcore.script import call_parse
+from miniai.core import embedded_model, image_grid
+from miniai.emoji import captions, random_rows
+from miniai.pipeline import StableDiffusion, decode
+
+images = Path(__file__).parent.parent/'nbs/images'
+first = 'a purple castle on a black background'
+best = ['an owl on a blue background', 'a green guitar', 'a robot on a pink background', 'a cat to the left of a dog', 'a red heart above a cake',
+    'a pizza below a cloud', 'a yellow umbrella on a purple background', 'an elephant on a white background', 'a rocket to the right of a moon', 'a white rabbit on a green background']
+beyond = ['three cats', 'a cat riding a bicycle', 'a small dog to the left of a large dog', 'a red cat to the left of a blue dog', 'a wombat', 'a cat, a dog and an owl',
+    'a sad robot', 'a turquoise apple', 'an apple that is not red', 'the word cake']
+
+def large(picture): return picture.resize((picture.width*3//2, picture.height*3//2))
+
+@call_parse
+def main():
+    "Write nbs/images/hero.png, nbs/images/failures.png, and samples.png in the model's folder"
+    sd = StableDiffusion.from_pretrained(device='cpu')
+    noise = [decode(step.latents, sd.vae)[0] for step in sd.steps(first, seed=42, num_inference_steps=28)]
+    large(image_grid(noise[::3] + sd(best, seed=0, progress=False), ncols=10)).save(images/'hero.png')
+    large(image_grid(sd(beyond, seed=0, progress=False), ncols=10)).save(images/'failures.png')
+    generator = torch.Generator().manual_seed(80)
+    texts,_ = captions(random_rows(80, generator), generator)
+    sheet = [sd(texts[i:i+16], seed=i, num_inference_steps=25, progress=False) for i in range(0, 80, 16)]
+    image_grid(sum(sheet, []), ncols=10).save(embedded_model()/'samples.png')
+    (embedded_model()/'samples.txt').write_text('\n'.join(texts) + '\n')
