@@ -118,10 +118,10 @@ def place(
 )->Tensor: # (n,c,64,64): each enlarged to 44–60 pixels and moved about, zero around it
     "Small images at random sizes and places of larger ones"
     n,ch = layers.shape[:2]
-    enlarge = picture_size/(torch.rand(n, 1, generator=generator)*16 + 44)
-    centre = (torch.rand(n, 2, generator=generator)*2 - 1) * (1 - 1/enlarge) # from -1 to 1
-    scale = torch.diag_embed(enlarge.expand(n,2))
-    theta = torch.cat([scale, (-centre*enlarge)[:,:,None]], 2) # (n,2,3)
+    share = (torch.rand(n, 1, generator=generator)*16 + 44)/picture_size # of the width
+    centre = (torch.rand(n, 2, generator=generator)*2 - 1) * (1-share) # from -1 to 1
+    scale = torch.diag_embed((1/share).expand(n,2))
+    theta = torch.cat([scale, (-centre/share)[:,:,None]], 2) # (n,2,3), the inverse transform
     grid = F.affine_grid(theta, (n,ch,picture_size,picture_size), align_corners=False)
     return F.grid_sample(layers, grid, align_corners=False)
 
