@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['layout', 'samplers', 'loaders', 'model_files', 'find_folder', 'check_kind', 'check_fit', 'load_scheduler',
-           'StableDiffusion', 'film_strip', 'one_sentence', 'main']
+           'StableDiffusion', 'film_strip', 'one_sentence', 'sheet', 'in_terminal', 'main']
 
 # %% ../nbs/08_own.ipynb #2831d4ea
 import json, os, random, re, shutil, sys, warnings
@@ -43,18 +43,21 @@ def find_folder(
     variant:str=None, # Of the weights
 )->Path: # A folder that holds all the files
     "The folder of a model, downloaded if need be"
-    if not isinstance(path, (str,os.PathLike)): raise TypeError(f"path is a folder or the id of a model, not {type(path).__name__}")
+    if not isinstance(path, (str,os.PathLike)):
+        raise TypeError(f"path is a folder or the id of a model, not {type(path).__name__}")
     folder,wanted = Path(path),model_files(variant)
     if not folder.is_dir():
-        if not re.fullmatch(r'\w[\w.-]*/[\w.-]+', str(path)): raise FileNotFoundError(f"there is no folder {str(path)!r}")
+        if not re.fullmatch(r'\w[\w.-]*/[\w.-]+', str(path)):
+            raise FileNotFoundError(f"there is no folder {str(path)!r}")
         from huggingface_hub import snapshot_download
         try: folder = Path(snapshot_download(str(path), allow_patterns=['*.json', *wanted]))
         except (OSError,ValueError) as e:
-            raise FileNotFoundError(f"{path!r} is no folder here, and the Hugging Face Hub doesn't have it: {e}") from e
+            raise FileNotFoundError(f"{path!r} is no folder here, and the Hugging Face Hub doesn't "
+                f"have it: {e}") from e
     check_kind(folder)
     missing = [name for name in wanted if not (folder/name).is_file()]
     if (folder/'tokenizer/tokenizer.json').is_file(): # It holds vocabulary and merges
-        missing = [name for name in missing if name not in ('tokenizer/vocab.json','tokenizer/merges.txt')]
+        missing = [o for o in missing if o not in ('tokenizer/vocab.json','tokenizer/merges.txt')]
     if not missing: return folder
     there = ', '.join(sorted(p.name for p in (folder/missing[0]).parent.glob('*'))) or 'nothing'
     raise FileNotFoundError(f"{folder} has no {missing[0]} (there is: {there}); a Stable Diffusion "
@@ -66,42 +69,51 @@ def check_kind(
 ):
     "Refuse a model of another architecture, by the name that its index gives"
     index = folder/'model_index.json'
-    try: kind = json.loads(index.read_text('utf-8')).get('_class_name') if index.is_file() else None
+    about = index.read_text('utf-8') if index.is_file() else '{}'
+    try: kind = json.loads(about).get('_class_name')
     except (ValueError,AttributeError) as e: raise ValueError(f"{index} is damaged: {e}") from e
     if kind not in (None,'StableDiffusionPipeline'):
-        raise ValueError(f"{folder} holds a {kind}; only Stable Diffusion 1.x and 2.x can be loaded here")
+        raise ValueError(f"{folder} holds a {kind}; "
+            "only Stable Diffusion 1.x and 2.x can be loaded here")
 
 # %% ../nbs/08_own.ipynb #1b205165
 def check_fit(
     tokenizer, text_encoder, unet, vae, # The parts
 ):
     "Complain of parts that don't belong together"
-    text = text_encoder.config
+    text,net = text_encoder.config,unet.config
+    tokens = max(len(tokenizer), text.vocab_size)
+    length = max(tokenizer.model_max_length, text.max_position_embeddings)
     for a,b,what in [
-        (text.hidden_size, unet.config.cross_attention_dim, "the text encoder's embeddings are {} wide, the U-Net takes {}"),
-        (vae.config.latent_channels, unet.config.in_channels, "the VAE's latents have {} channels, the U-Net takes {}"),
-        (unet.config.out_channels, unet.config.in_channels, "the U-Net gives {} channels and takes {}"),
-        (max(len(tokenizer), text.vocab_size), text.vocab_size, "the tokenizer knows {} tokens, the text encoder {}"),
-        (max(tokenizer.model_max_length, text.max_position_embeddings), text.max_position_embeddings,
+        (text.hidden_size, net.cross_attention_dim,
+            "the text encoder's embeddings are {} wide, the U-Net takes {}"),
+        (vae.config.latent_channels, net.in_channels,
+            "the VAE's latents have {} channels, the U-Net takes {}"),
+        (net.out_channels, net.in_channels, "the U-Net gives {} channels and takes {}"),
+        (tokens, text.vocab_size, "the tokenizer knows {} tokens, the text encoder {}"),
+        (length, text.max_position_embeddings,
             "the tokenizer gives {} tokens, the text encoder takes {}")]:
         if a!=b: raise ValueError("the parts don't fit each other: " + what.format(a,b))
 
 # %% ../nbs/08_own.ipynb #00f1624a
-samplers = {cls.__name__: cls for cls in (DDIMScheduler, DDPMScheduler, PNDMScheduler, EulerDiscreteScheduler,
-    EulerAncestralDiscreteScheduler, LMSDiscreteScheduler, DPMSolverMultistepScheduler)}
+samplers = {cls.__name__: cls for cls in (DDIMScheduler, DDPMScheduler, PNDMScheduler,
+    EulerDiscreteScheduler, EulerAncestralDiscreteScheduler, LMSDiscreteScheduler,
+    DPMSolverMultistepScheduler)}
 
 def load_scheduler(
     folder:Path, # Of a model
     subfolder:str='scheduler',
 ):
     "The scheduler that a model's folder names"
-    name = json.loads((folder/subfolder/'scheduler_config.json').read_text('utf-8')).get('_class_name')
-    if name not in samplers: raise ValueError(f"there is no {name!r} here, only {', '.join(samplers)}")
-    return samplers[name].from_pretrained(folder, subfolder)
+    config = json.loads((folder/subfolder/'scheduler_config.json').read_text('utf-8'))
+    name = config.get('_class_name')
+    if name in samplers: return samplers[name].from_pretrained(folder, subfolder)
+    raise ValueError(f"there is no {name!r} here, only {', '.join(samplers)}")
 
 # %% ../nbs/08_own.ipynb #bd0cb969
 loaders = dict(tokenizer=BPETokenizer.from_pretrained, text_encoder=CLIPTextModel.from_pretrained,
-    unet=UNet2DConditionModel.from_pretrained, scheduler=load_scheduler, vae=AutoencoderKL.from_pretrained)
+    unet=UNet2DConditionModel.from_pretrained, scheduler=load_scheduler,
+    vae=AutoencoderKL.from_pretrained)
 
 class StableDiffusion(pipeline.StableDiffusion):
     "The pipeline, with all five parts our own"
@@ -109,18 +121,19 @@ class StableDiffusion(pipeline.StableDiffusion):
 # %% ../nbs/08_own.ipynb #own-from-pretrained
 @patch(cls_method=True)
 def from_pretrained(cls:StableDiffusion,
-    path:str|Path=None, # A folder or Hub id of a Stable Diffusion 1.x or 2.x; None is `$MINIAI_MODEL`, or else the embedded model
+    path:str|Path=None, # A folder or Hub id; None is `$MINIAI_MODEL`, or else the embedded model
     *,
     device:str|torch.device=None, # Where to compute; None is `default_device()`
     dtype:torch.dtype=None, # In which precision; None is `default_dtype(device)`
     variant:str=None, # Of the weights on disk, such as 'fp16'
 )->StableDiffusion:
-    "Load the five parts, strictly, from safetensors files only"
-    folder = find_folder(os.environ.get('MINIAI_MODEL') or embedded_model() if path is None else path, variant)
-    device,parts = device or default_device(),{}
+    "Load the five parts of a Stable Diffusion 1.x or 2.x, strictly, from safetensors files only"
+    if path is None: path = os.environ.get('MINIAI_MODEL') or embedded_model()
+    folder,device,parts = find_folder(path, variant),device or default_device(),{}
     of_networks = dict(dtype=dtype or default_dtype(device), variant=variant)
     for part,load in loaders.items():
-        try: parts[part] = load(folder, part, **(of_networks if part in ('text_encoder','unet','vae') else {}))
+        given = of_networks if part in ('text_encoder','unet','vae') else {}
+        try: parts[part] = load(folder, part, **given)
         except (ValueError,KeyError,TypeError,AttributeError) as e:
             raise ValueError(f"{folder/part} doesn't make a {part}: {e}") from e
         if isinstance(parts[part], torch.nn.Module):
@@ -148,12 +161,30 @@ def film_strip(
 def one_sentence():
     "Say what went wrong without a traceback, and end with exit code 2"
     with warnings.catch_warnings():
-        warnings.showwarning = lambda message,*args,**kwargs: print(f"miniai: {message}", file=sys.stderr)
+        say = lambda message,*args,**kwargs: print(f"miniai: {message}", file=sys.stderr)
+        warnings.showwarning = say
         try: yield
         except (ValueError,TypeError,OSError,RuntimeError) as e:
             print(f"miniai: {' '.join(str(e).split())}", file=sys.stderr)
             raise SystemExit(2) from None
         except KeyboardInterrupt: raise SystemExit("miniai: stopped") from None
+
+# %% ../nbs/08_own.ipynb #command-parts
+def sheet(
+    sd, # The pipeline
+    prompts:list, # What to draw
+    strip:bool=False, # One row for each picture, see `film_strip`?
+    **kwargs # Passed to `sd`
+): # A picture
+    "All pictures in one"
+    return film_strip(sd, prompts, **kwargs) if strip else image_grid(sd(prompts, **kwargs))
+
+def in_terminal(
+    im, # A picture
+):
+    "Show a picture, if it's a terminal with enough colours that reads along"
+    if sys.stdout.isatty() and os.environ.get('COLORTERM') in ('truecolor','24bit'):
+        print(half_blocks(im, shutil.get_terminal_size().columns))
 
 # %% ../nbs/08_own.ipynb #960f71f3
 @call_parse
@@ -162,7 +193,7 @@ def main(
     negative_prompt:str='', # What to keep away from
     seed:int=None, # Where the noise starts; without one it is drawn, and said
     num_inference_steps:int=50, # More take longer and are finer
-    guidance_scale:float=None, # How strictly to follow the prompt; without one, as the model recommends
+    guidance_scale:float=None, # How strictly to follow the prompt; without one, as recommended
     strip:bool=False, # Show how each picture comes out of the noise
     library:bool=False, # Use the library's parts
     model:str=None, # A folder or Hub id; without one $MINIAI_MODEL, or else the embedded model
@@ -170,13 +201,13 @@ def main(
 ):
     "Draw pictures with Stable Diffusion"
     with one_sentence():
-        if not prompts: raise ValueError('say what to draw, for example: miniai "a red ankle boot on a blue background"')
-        out = image_path(out)
-        if seed is None: seed = random.randrange(2**32)
-        if not (model or os.environ.keys() & {'MINIAI_MODEL','OMP_NUM_THREADS'}): torch.set_num_threads(1) # Faster for the embedded model
+        if not prompts: raise ValueError('say what to draw, such as "a purple castle on black"')
+        out,seed = image_path(out),random.randrange(2**32) if seed is None else seed
+        small = not (model or os.environ.keys() & {'MINIAI_MODEL','OMP_NUM_THREADS'})
+        if small: torch.set_num_threads(1) # Faster for the embedded model
         sd = (pipeline.StableDiffusion if library else StableDiffusion).from_pretrained(model)
-        run = dict(negative_prompt=negative_prompt, seed=seed, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale)
-        image = film_strip(sd, list(prompts), **run) if strip else image_grid(sd(list(prompts), **run))
+        image = sheet(sd, list(prompts), strip, negative_prompt=negative_prompt, seed=seed,
+            num_inference_steps=num_inference_steps, guidance_scale=guidance_scale)
         save_image(image, out)
-        if sys.stdout.isatty() and os.environ.get('COLORTERM') in ('truecolor','24bit'): print(half_blocks(image, shutil.get_terminal_size().columns))
+        in_terminal(image)
         print(f"{out.absolute()} (seed {seed})")
