@@ -71,7 +71,7 @@ def medians(calls, seconds, least=5):
     for call in calls.values(): call()
     times = {name:[] for name in calls}
     end = time.perf_counter()+seconds
-    while time.perf_counter()<end or len(times[name])<least:
+    while time.perf_counter()<end or min(map(len, times.values()))<least:
         for name,call in calls.items():
             start = time.perf_counter()
             call()
