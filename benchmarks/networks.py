@@ -1,11 +1,14 @@
 """How fast our networks are beside the library's, and what makes the difference.
 
-    python benchmarks/networks.py [--seconds 20] [--full] [--save]
+    python benchmarks/networks.py [--seconds 20] [--batches 1,2,32] [--full] [--save]
 
-One process, one thread, float32, the same weights in the same memory. Each pair runs in turn, with timesteps that fall as in a run of 30 steps; a row has the medians.
-With --full, one call of Stable Diffusion 1.5's U-Net at 512 by 512 pixels (random weights, 5 GB of memory, minutes). ONNX Runtime gets a row where it's installed.
-With --save, the results are kept for the notebook that brings our own parts together."""
-import platform, statistics, sys, time
+One process, one thread, float32, the same weights. Ours lie in memory as `miniai.own` loads them, pixel by pixel ("channels last"). Each pair runs in turn, with
+timesteps that fall as in a run of 30 steps; a row has the medians. The U-Nets are the embedded model's, and one of the shape of the first edition's (8×8 latents,
+attention on both levels) with random weights. Then decoding with the embedded VAE, and a guided picture in 30 steps, from the prompt to the pixels.
+
+With --full, one call of Stable Diffusion 1.5's U-Net at 512 by 512 pixels (random weights, 8 GB of memory, minutes). ONNX Runtime gets a row where it's installed
+(`pip install onnx onnxruntime onnxscript`): the limit to see how far from it PyTorch's eager mode is. With --save, the results are kept in the package."""
+import json, platform, statistics, sys, time
 from collections import Counter
 from importlib.util import find_spec
 
@@ -14,12 +17,12 @@ import torch.nn.functional as F
 from fastcore.script import call_parse
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from miniai import unet as own
+from miniai import own as parts, pipeline, unet as own
 from miniai.core import *
 
+embedded = {k:v for k,v in json.loads((embedded_model()/'unet/config.json').read_text('utf-8')).items() if k[0]!='_'}
 first_edition = dict(sample_size=8, block_out_channels=(64,128), layers_per_block=1, norm_num_groups=16, attention_head_dim=4, cross_attention_dim=128,
     down_block_types=('CrossAttnDownBlock2D',)*2, up_block_types=('CrossAttnUpBlock2D',)*2)
-second_edition = dict(first_edition, sample_size=16, down_block_types=('DownBlock2D','CrossAttnDownBlock2D'), up_block_types=('CrossAttnUpBlock2D','UpBlock2D'))
 sd15 = dict(sample_size=64, cross_attention_dim=768)
 
 
@@ -30,11 +33,12 @@ def machine():
 
 
 def pair(config):
-    "The library's U-Net with random weights, and ours with the same tensors"
+    "The library's U-Net with the embedded model's weights or random ones, and ours with the same"
     torch.manual_seed(0)
     theirs,ours = diffusers.UNet2DConditionModel(**config).eval(),own.UNet2DConditionModel(**config).eval()
-    ours.load_state_dict(theirs.state_dict(), assign=True)
-    return theirs,ours
+    if config is embedded: theirs.load_state_dict(own.UNet2DConditionModel.from_pretrained(embedded_model(), 'unet').state_dict())
+    ours.load_state_dict(theirs.state_dict())
+    return theirs,ours.to(memory_format=torch.channels_last)
 
 
 def changed(unet, **methods):
@@ -67,7 +71,7 @@ def medians(calls, seconds, least=5):
     for call in calls.values(): call()
     times = {name:[] for name in calls}
     end = time.perf_counter()+seconds
-    while time.perf_counter()<end or len(times[name])<least:
+    while time.perf_counter()<end or min(map(len, times.values()))<least:
         for name,call in calls.items():
             start = time.perf_counter()
             call()
@@ -128,12 +132,35 @@ def compare(config, n, seconds, length=24):
     theirs,ours = pair(config)
     x,e = inputs(config, n, length)
     calls = {'library': caller(theirs, x, e), 'ours': caller(ours, x, e),
+        'ours, channel by channel': caller(changed(ours).to(memory_format=torch.contiguous_format), x, e),
         'ours, keys and values anew': caller(changed(ours, prompt_of=lambda states,t: own.Prompt(states)), x, e),
         'ours, a timestep per image': caller(changed(ours), x, e, per_image=True),
         'ours, attention as a formula': without_sdpa(caller(changed(ours), x, e))}
     a,b = (calls[name]() for name in ('ours','library'))
     if find_spec('onnxruntime'): calls['ONNX Runtime'] = onnx_caller(theirs, x, e)
     return dict(milliseconds=medians(calls, seconds), error=((a-b).norm()/b.norm()).item())
+
+
+def compare_decoding(n, seconds):
+    "Medians of decoding `n` latents"
+    theirs,ours = (cls.from_pretrained(device='cpu').vae for cls in (pipeline.StableDiffusion,parts.StableDiffusion))
+    z = torch.randn(n, 4, *[embedded['sample_size']]*2)
+    a,b = ours.decode(z).sample,theirs.decode(z).sample
+    calls = {'library': lambda: theirs.decode(z), 'ours': lambda: ours.decode(z)}
+    return dict(milliseconds=medians(calls, seconds), error=((a-b).norm()/b.norm()).item())
+
+
+def compare_pictures(seconds, steps=30):
+    "Medians of a guided picture, from the prompt to the pixels: diffusers' pipeline, its parts in ours, our own parts"
+    ours,theirs = (cls.from_pretrained(device='cpu') for cls in (parts.StableDiffusion,pipeline.StableDiffusion))
+    library = diffusers.StableDiffusionPipeline(**vars(theirs), safety_checker=None, feature_extractor=None, requires_safety_checker=False)
+    library.set_progress_bar_config(disable=True)
+    prompt,noise = 'a purple castle on a black background',draw_noise(ours.latent_shape(), generators(0))
+    run = dict(latents=noise, num_inference_steps=steps, guidance_scale=ours.unet.guidance_scale)
+    pictures = {'library': lambda: library(prompt, output_type='pt', **run).images[0], 'our pipeline, its parts': lambda: theirs(prompt, progress=False, **run)[0],
+        'ours': lambda: ours(prompt, progress=False, **run)[0]}
+    a,b = (torch.tensor(list(to_image(pictures[name]()).getdata())).float() for name in ('ours','library'))
+    return dict(milliseconds=medians(pictures, seconds), error=((a-b).norm()/b.norm()).item())
 
 
 def show(name, result):
@@ -146,22 +173,28 @@ def show(name, result):
 @call_parse
 def main(
     seconds:int=20, # For each table
+    batches:str='1,2,32', # Latents in a call of a U-Net
     full:bool=False, # Stable Diffusion 1.5's width too
-    save:bool=False, # Keep the results for the notebook?
+    save:bool=False, # Keep the results?
 ):
     "Measure our networks beside the library's"
     torch.set_num_threads(1)
     print(machine())
-    results = dict(machine=machine())
+    results = dict(machine=machine(), command='python benchmarks/networks.py --save')
     with torch.inference_mode():
-        theirs,ours = pair(first_edition)
-        x,e = inputs(first_edition, 2)
+        theirs,ours = pair(embedded)
+        x,e = inputs(embedded, 2)
         results['calls'] = {name:count(caller(unet, x, e)) for name,unet in dict(library=theirs, ours=ours).items()}
         for name,counts in results['calls'].items(): print(f'{name:10}', counts)
-        for edition,config,batches in ('first',first_edition,(1,2,32)),('second',second_edition,(1,2,32)):
-            for n in batches:
-                results[f'{edition} {n}'] = compare(config, n, seconds)
-                show(f'U-Net of the {edition} edition, batch of {n}', results[f'{edition} {n}'])
+        for model,config in ('embedded model',embedded),('first edition',first_edition):
+            for n in map(int, batches.split(',')):
+                results[f'{model}, {n}'] = compare(config, n, seconds)
+                show(f'U-Net of the {model}, {n} latents', results[f'{model}, {n}'])
+        for n in 1,8:
+            results[f'decoding, {n}'] = compare_decoding(n, seconds)
+            show(f'decoding with the embedded VAE, {n} latents', results[f'decoding, {n}'])
+        results['picture'] = compare_pictures(seconds)
+        show('a guided picture of the embedded model in 30 steps', results['picture'])
         if full:
             theirs,ours = pair(sd15)
             x,e = inputs(sd15, 1, 77)

@@ -29,7 +29,7 @@ def make(library, name, config):
 
 def microseconds(scheduler, steps=50):
     "Processor time of a step, without the network's"
-    x = torch.randn(1, 4, 8, 8)
+    x = torch.randn(1, 4, 16, 16)
     scheduler.set_timesteps(steps)
     start = time.process_time()
     for t in scheduler.timesteps: scheduler.step(scheduler.scale_model_input(x, t), t, x)
@@ -46,7 +46,7 @@ def speed(name, config, rounds=15):
 def main(
     n:int=16, # Prompts
     steps:str='2,4,5,8,10,20,40', # Divisors of 1000, where the timesteps of all schedulers agree
-    guidance_scale:float=3,
+    guidance_scale:float=None, # None is what the model recommends
 ):
     "Measure distances, and time"
     steps,sd = [int(o) for o in steps.split(',')],StableDiffusion.from_pretrained(embedded_model())

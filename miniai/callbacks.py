@@ -89,7 +89,7 @@ class GuidanceSchedule:
 class EarlyStop:
     "A callback that ends a run when the picture it's heading for stands still, and takes it"
     def __init__(self,
-        tolerance:float=.02, # Relative change in one step, for every image of a batch
+        tolerance:float=.02, # Largest relative change in one step, for every image of a batch
         patience:int=4, # Steps for which the change must be smaller
     ): self.tolerance,self.patience = tolerance,patience
 
@@ -172,14 +172,15 @@ def _repr_mimebundle_(self:Explorer, **kwargs):
 # %% ../nbs/09_callbacks.ipynb #1be07477
 def explore(
     sd:StableDiffusion, # The pipeline
-    prompt:str='a photo of a red ankle boot on a blue background', # What to begin with
+    prompt:str='a purple castle on a black background', # What to begin with
     *,
     negative_prompt:str='', # What to keep away from
-    guidance_scale:float=5., # How closely to follow the prompt, from 1 to 15
+    guidance_scale:float=None, # How closely to follow the prompt, 1 to 15; None: as recommended
     num_inference_steps:int=20, # More take longer and are finer
     seed:int=0, # Where the noise starts
     scheduler:str='DDIM', # One of `schedulers`
 )->Explorer: # Its `controls`, by the names above; `image`, the last picture
     "Knobs for a pipeline, in a notebook"
+    if guidance_scale is None: guidance_scale = getattr(sd.unet, 'guidance_scale', 7.5)
     return Explorer(sd, prompt=prompt, negative_prompt=negative_prompt, seed=seed,
         guidance_scale=guidance_scale, num_inference_steps=num_inference_steps, scheduler=scheduler)

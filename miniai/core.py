@@ -179,7 +179,7 @@ def whole_file(
 
 # %% ../nbs/00_core.ipynb #ba8f79a8
 def image_path(
-    path, # Where a picture will be written; the ending names the format, as in `boot.png`
+    path, # Where a picture will be written; the ending names the format, as in `castle.png`
 )->Path: # The same
     "A place where a picture can be written, checked before the work is done"
     path = Path(path)

@@ -50,7 +50,7 @@ def noisy_latents(
 def image_to_image(
     sd:StableDiffusion, # The pipeline
     prompt:str|list, # What to draw: one text for all pictures, or one each
-    image, # A picture in any form that `to_rgb` takes, or a list; multiples of 8 pixels
+    image, # A picture in any form that `to_rgb` takes, or a list; see `encode_image`
     *,
     strength:float=.8, # How much of the run is left: near 0 keeps the picture, 1 keeps nothing
     num_inference_steps:int=50, # Of a whole run
@@ -114,7 +114,7 @@ class Blend:
 def inpaint(
     sd:StableDiffusion, # The pipeline
     prompt:str|list, # What the whole picture will show; a list makes one picture of each
-    image, # A picture in any form that `to_rgb` takes; its sides are multiples of 8 pixels
+    image, # A picture in any form that `to_rgb` takes; see `encode_image` for its size
     mask, # Where to paint: white or true, see `to_mask`
     *,
     strength:float=1., # 1 paints from pure noise, less keeps something of what was there
@@ -176,7 +176,7 @@ def interpolate(
     *,
     negative_prompt:str='', # What to keep away from
     num_inference_steps:int=50, # For each picture
-    guidance_scale:float=7.5, # How closely to follow the prompts
+    guidance_scale:float=None, # How closely to follow the prompts; None: as the model recommends
     **kwargs # `batch_size` and `progress`, see `draw_batches`
 )->list: # PIL images
     "Pictures on the way from prompt to prompt and from seed to seed"
@@ -186,8 +186,9 @@ def interpolate(
     places = np.linspace(0, len(prompts)-1, whole(frames, 'frames', 2)).tolist()
     noise = draw_noise(sd.latent_shape(len(seeds)), generators(seeds, n=len(seeds)))
     stations = noise,*sd.conditions(prompts, negative_prompt)
+    scale = getattr(sd.unet, 'guidance_scale', 7.5) if guidance_scale is None else guidance_scale
     return draw_batches(sd, *(between(x, places) for x in stations), seed=seeds[0],
-        num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, **kwargs)
+        num_inference_steps=num_inference_steps, guidance_scale=scale, **kwargs)
 
 # %% ../nbs/10_editing.ipynb #77c63edd
 def save_animation(
