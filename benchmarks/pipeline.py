@@ -17,7 +17,7 @@ from miniai.core import *
 from miniai.pipeline import *
 
 diffusers.logging.disable_progress_bar()
-prompt = 'a photo of a red ankle boot on a blue background'
+prompt = 'a purple castle on a yellow background'
 
 
 def machine():
@@ -51,7 +51,7 @@ def main(
     print(machine())
     for n in map(int, batches.split(',')):
         side = ours.unet.config.sample_size
-        run = dict(latents=torch.randn(n, ours.unet.config.in_channels, side, side).to(ours.unet.device, ours.unet.dtype), num_inference_steps=steps)
+        run = dict(latents=torch.randn(n, ours.unet.config.in_channels, side, side).to(ours.unet.device, ours.unet.dtype), num_inference_steps=steps, guidance_scale=4)
         mine,theirs = lambda: ours([prompt]*n, **run), lambda: library([prompt]*n, **run).images
         differ = max(np.abs(np.asarray(a).astype(int)-np.asarray(b)).max() for a,b in zip(mine(), theirs()))
         pairs = [(seconds(mine), seconds(theirs)) if i%2 else (seconds(theirs), seconds(mine))[::-1] for i in range(rounds)]

@@ -72,7 +72,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                              'miniai.clip.picture_list': ('clip.html#picture_list', 'miniai/clip.py'),
                              'miniai.clip.preprocess': ('clip.html#preprocess', 'miniai/clip.py'),
                              'miniai.clip.quick_gelu': ('clip.html#quick_gelu', 'miniai/clip.py'),
-                             'miniai.clip.real_pictures': ('clip.html#real_pictures', 'miniai/clip.py'),
                              'miniai.clip.show_similarity': ('clip.html#show_similarity', 'miniai/clip.py'),
                              'miniai.clip.similarity': ('clip.html#similarity', 'miniai/clip.py'),
                              'miniai.clip.to_rgb': ('clip.html#to_rgb', 'miniai/clip.py')},

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['activations', 'embedded_clip', 'CLIPAttention', 'quick_gelu', 'CLIPMLP', 'layer_norm', 'CLIPLayer', 'CLIPEncoder',
-           'CLIPTextEmbeddings', 'CLIPNetwork', 'init_weights', 'CLIPStates', 'CLIPTextModel', 'cosine',
-           'real_pictures', 'CLIPVisionEmbeddings', 'CLIPVisionModel', 'CLIPScores', 'CLIPModel', 'to_rgb',
-           'preprocess', 'picture_list', 'CLIP', 'similarity', 'show_similarity']
+           'CLIPTextEmbeddings', 'CLIPNetwork', 'init_weights', 'CLIPStates', 'CLIPTextModel', 'CLIPVisionEmbeddings',
+           'CLIPVisionModel', 'CLIPScores', 'CLIPModel', 'to_rgb', 'preprocess', 'picture_list', 'CLIP', 'cosine',
+           'similarity', 'show_similarity']
 
 # %% ../nbs/03_clip.ipynb #41736981
 import json
@@ -19,7 +19,6 @@ from fastcore.basics import patch
 from PIL import Image, ImageOps
 from torch import Tensor, nn
 
-import miniai
 from .core import *
 from .pipeline import tokenize
 from .tokenizer import BPETokenizer
@@ -155,25 +154,6 @@ def forward(self:CLIPTextModel, input_ids, attention_mask=None, output_hidden_st
     last,eos = self.final_layer_norm(states[-1]),self.config.eos_token_id
     end = (input_ids if eos==2 else (input_ids==eos).int()).argmax(1) # Files before 2023 say 2
     return CLIPStates(last, last[torch.arange(len(last)), end], states)
-
-# %% ../nbs/03_clip.ipynb #0a68ea1d
-def cosine(
-    a:Tensor, # (n, d)
-    b:Tensor=None, # (m, d); None compares `a` with itself
-)->Tensor: # (n, m) in [-1,1], float32
-    "The cosine of the angle between each vector of `a` and each of `b`"
-    a,b = (F.normalize(x.float(), dim=-1) for x in (a, a if b is None else b))
-    return a@b.T
-
-# %% ../nbs/03_clip.ipynb #76ac3866
-def real_pictures()->tuple: # PIL images, and for each a dict: caption, garment, color, background
-    "83 real pictures of combinations that no part of the embedded model was trained on"
-    folder = Path(miniai.__path__[0])/'data'/'held-out'
-    about = json.loads((folder/'pictures.json').read_text(encoding='utf-8'))
-    side,columns = about['size'],about['columns']
-    with Image.open(folder/'pictures.png') as file: sheet = file.convert('RGB')
-    corners = ((i%columns*side, i//columns*side) for i in range(len(about['pictures'])))
-    return [sheet.crop((x, y, x+side, y+side)) for x,y in corners],about['pictures']
 
 # %% ../nbs/03_clip.ipynb #vision
 class CLIPVisionEmbeddings(nn.Module):
@@ -346,6 +326,15 @@ def from_pretrained(cls:CLIP,
     config = json.loads((folder/'preprocessor_config.json').read_text('utf-8'))
     model = CLIPModel.from_pretrained(folder, dtype=dtype or default_dtype(device))
     return cls(model.to(device), BPETokenizer.from_pretrained(folder), config)
+
+# %% ../nbs/03_clip.ipynb #0a68ea1d
+def cosine(
+    a:Tensor, # (n, d)
+    b:Tensor=None, # (m, d); None compares `a` with itself
+)->Tensor: # (n, m) in [-1,1], float32
+    "The cosine of the angle between each vector of `a` and each of `b`"
+    a,b = (F.normalize(x.float(), dim=-1) for x in (a, a if b is None else b))
+    return a@b.T
 
 # %% ../nbs/03_clip.ipynb #2557c9cc
 embedded_clip = lru_cache(maxsize=1)(CLIP.from_pretrained)
