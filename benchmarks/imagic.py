@@ -1,6 +1,6 @@
 """Imagic beside image-to-image and text-to-image, on pictures that the model has never seen.
 
-    python benchmarks/imagic.py [--each 12] [--seeds 3] [--log checkpoints/imagic.jsonl] [--save]
+    python benchmarks/imagic.py [--each 12] [--seeds 3] [--log checkpoints/imagic.jsonl] [--save] [--strips]
     python benchmarks/imagic.py --choose_eta [--recipe unet_lr=1e-4,unet_steps=60]
 
 There are five kinds of edit, see `17_imagic`, and `each` edits of each kind for each seed: drawings of a style that's kept from all training, and, in every third edit of
@@ -12,7 +12,7 @@ colour or background, tinted photos of garments. All edits count, whether or not
 Ablations: no fitting (the picture's own noise and the target text), stage one alone, stage two alone.
 
 Every edit that's done goes to the log, and an interrupted run goes on from there; `--only 0` makes just the edits of seed 0, so that several processes can share the work and the log.
-With --save the results go to miniai/measured/imagic.json and some edits to nbs/images/imagic.png, from where the notebook shows them.
+With --save the results go to miniai/measured/imagic.json; with --strips some edits go to nbs/images/imagic.png (half a minute each). The notebook shows both.
 --choose_eta makes other edits, four of each kind, and prints both for each η: run it first, with several recipes, and write the best into `small_recipe`. It logs nothing.
 An edit with all its rivals and ablations takes about a minute of one processor, one with --choose_eta half of that."""
 import json, time
@@ -143,7 +143,8 @@ def main(
     log:str='checkpoints/imagic.jsonl', # What's done already, one edit a line
     choose_eta:bool=False, # Compare settings on other edits
     recipe:str='', # Changes to the recipe, such as unet_lr=1e-4,unet_steps=60
-    save:bool=False, # Keep the results in the package, and some edits with the notebooks?
+    save:bool=False, # Keep the results in the package?
+    strips:bool=False, # Draw some edits for the notebook?
 ):
     "Measure how often edits succeed"
     sd,judge,log = miniai.own.StableDiffusion.from_pretrained(device='cpu'),load_judge(),Path(log)
@@ -168,6 +169,5 @@ def main(
         table=table(lines), sources=sources, seconds=median(o['seconds'] for o in lines), machine=machine())
     print_table(results)
     print(f"\n{results['seconds']:.1f} seconds of one processor for an edit")
-    if not save: return
-    save_measured('imagic', results)
-    show_strips(sd, draw_edits(3, 1000, judge)[-7:], 'nbs/images/imagic.png')
+    if save: save_measured('imagic', results)
+    if strips: show_strips(sd, draw_edits(3, 1000, judge)[-7:], 'nbs/images/imagic.png')
