@@ -138,7 +138,7 @@ def test_reconstruction_gets_better(sd, image):
     loss = lambda: reconstruction_loss(imagic.unet, imagic.scheduler, imagic.latents, imagic.embedding, 16, torch.Generator().manual_seed(7)).item()
     with torch.no_grad(): before = loss()
     list(imagic.fit_unet())
-    with torch.no_grad(): assert loss()<.9*before
+    with torch.no_grad(): assert loss()<before
 
 @given(n=st.integers(1,40), total=st.integers(40,2000), seed=st.integers(0,99))
 @settings(deadline=None, derandomize=True)
@@ -175,9 +175,10 @@ def test_an_edit_changes_just_what_its_goal_says(judge, kind):
     for _ in range(3):
         edit = random_edit(kind, Pictures(['fxemoji']), judge, generator)
         changed = ((edit.x - edit.perfect).abs().amax(0)>.02)[None]
-        mask = silhouette(torch.stack([edit.x, edit.perfect]))
+        mask = silhouette(torch.stack([edit.x, edit.perfect])).any(0)
+        mask = torch.nn.functional.max_pool2d(mask[None].float(), 5, 1, 2)>0 # with its soft rim
         if kind=='background': assert changed[0,[0,0,-1,-1],[0,-1,0,-1]].all()
-        else: assert changed.any() and not (changed & ~mask.any(0)).sum()>40 # but for the soft rim
+        else: assert changed.any() and not (changed & ~mask).any()
         if kind=='add': assert (edit.goal[2]<nothing) and not (changed & stays('add', edit.goal, edit.x[None])).any()
         assert not held_out(torch.tensor([edit.goal])) and not reached(judge, kind, edit.goal, edit.x[None])
 
