@@ -1,119 +1,173 @@
-"""Imagic beside image-to-image and text-to-image, on real garments of the test split.
+"""Imagic beside image-to-image and text-to-image, on pictures that the model has never seen.
 
-    python benchmarks/imagic.py [--edits 60] [--seeds 3] [--log checkpoints/imagic.jsonl] [--save]
+    python benchmarks/imagic.py [--each 12] [--seeds 3] [--log checkpoints/imagic.jsonl] [--save] [--strips]
+    python benchmarks/imagic.py --choose_eta [--recipe unet_lr=1e-4,unet_steps=60]
 
-A third of the edits change the garment's colour, a third the background's, a third the garment, for one of a similar outline. Each starts from a real
-picture in which the judge and the pixels recognise garment, colour and background, so that what they see afterwards is the edit's doing. An edit is scored by
-    target  what the target text changes is there,
-    iou     intersection over union of the silhouettes, before and after,
-    kept    the other two attributes are what they were (the mean of two),
-    both    the target is there and the iou is at least 0.8.
-Seeds differ in the pictures, in what is wanted of them, and in all noise. Every edit that is done goes to the log, and an interrupted run goes on from there.
-With --save the results go to miniai/measured/imagic.json and the pictures to nbs/images/imagic.png, from where `17_imagic` shows them.
-All of it takes about an hour on one thread."""
-import json, statistics, time
+There are five kinds of edit, see `17_imagic`, and `each` edits of each kind for each seed: drawings of a style that's kept from all training, and, in every third edit of
+colour or background, tinted photos of garments. All edits count, whether or not the judge recognises the given picture. An edit is scored by
+    reached  the wish came true (`reached`),
+    iou      how much of what should stay has stayed (`stays`, `iou`),
+    kept     what else is read off the picture (background, colour, name) is what was read before: the share of it,
+    both     reached, and the iou is at least 0.75.
+Ablations: no fitting (the picture's own noise and the target text), stage one alone, stage two alone.
+
+Every edit that's done goes to the log, and an interrupted run goes on from there; `--only 0` makes just the edits of seed 0, so that several processes can share the work and the log.
+With --save the results go to miniai/measured/imagic.json; with --strips some edits go to nbs/images/imagic.png (half a minute each). The notebook shows both.
+--choose_eta makes other edits, four of each kind, and prints both for each η: run it first, with several recipes, and write the best into `small_recipe`. It logs nothing.
+An edit with all its rivals and ablations takes about a minute of one processor, one with --choose_eta half of that."""
+import json, time
 from pathlib import Path
+from statistics import mean, median
 import matplotlib.pyplot as plt, torch
 from fastcore.script import call_parse
-from miniai.core import progress_bar, save_measured, show_image, to_image
+import miniai.own
+from miniai.core import *
 from miniai.editing import image_to_image
-from miniai.evaluation import background_color, garment_color, load_judge, to_tensor
-from miniai.fashion import *
+from miniai.emoji import *
+from miniai.evaluation import describe, load_judge, sentence, to_tensor, wilson
+from miniai.fashion import load_fashion_mnist
 from miniai.imagic import *
-from miniai.pipeline import StableDiffusion
 from pipeline import machine
 
-kinds = 'garment','color','background'
-alike = [('shirt','t-shirt'), ('shirt','pullover'), ('shirt','coat'), ('pullover','coat'), ('sneaker','sandal'), ('sneaker','ankle boot')]
-etas = [0,.4,.6,.7,.8,.9,1,1.05,1.1,1.2]
-strengths = [.3,.4,.5,.6,.8]
+etas = [0., .2, .4, .6, .8, .9, 1., 1.1]
+strengths = [.2, .3, .4, .5, .6, .7, .8]
+limit = .75
+stay_columns = dict(color=[0,5], background=[0,1]) # of the six numbers; otherwise the background
 
-def seen(x, judge):
-    "Garment, colour and background of pictures (n,3,64,64), as indices (n,3)"
-    with torch.no_grad(): return torch.stack([judge(x).argmax(1), garment_color(x), background_color(x)], 1)
 
-def wanted(row, kind, generator):
-    "Another combination that differs from `row` in one thing, or None where there is none"
-    garment = garments[row[0]]
-    if kind=='garment': options = [(garments.index(b if a==garment else a),*row[1:]) for a,b in alike if garment in (a,b)]
-    else: options = [tuple(o) for o in combinations().tolist() if [i for i in range(3) if o[i]!=row[i]]==[kinds.index(kind)]]
-    return options[torch.randint(len(options), (), generator=generator)] if options else None
-
-def draw_edits(n, seed, pictures, judge):
-    "`n` pictures (1,3,64,64) of the test split, what they show and what they should show, a third of each kind"
+def draw_edits(each, seed, judge):
+    "`each` edits of each kind, and where their pictures come from"
+    drawings,garments = Pictures(['fxemoji']),garment_pictures(*load_fashion_mnist('test', path='sample', quiet=True))
     generator,edits = torch.Generator().manual_seed(seed),[]
-    rows = combinations()
-    while len(edits)<n:
-        row = tuple(rows[torch.randint(len(rows), (), generator=generator)].tolist())
-        x,kind = pictures(torch.tensor([row]), generator),kinds[len(edits)%3]
-        goal = wanted(row, kind, generator)
-        if goal and seen(x, judge)[0].tolist()==list(row): edits.append((kind, x, row, goal))
+    for i in range(each):
+        for kind in edit_kinds:
+            photo = kind in ('color','background') and i%3==2
+            edit = random_edit(kind, garments if photo else drawings, judge, generator, tinted=photo)
+            edits.append(('garment' if photo else 'drawing', edit))
     return edits
 
-def edit_all_ways(sd, judge, x, row, goal, seed):
-    "What each method makes of one picture: [garment, colour, background, iou] by method; what Imagic took; its pictures for `etas`"
-    plan,prompt,image = recipe_for(sd.unet),caption(goal),to_image(x[0])
-    how = dict(seed=seed, guidance_scale=plan.guidance_scale, num_inference_steps=plan.num_inference_steps, progress=False)
-    made = {'text to image':sd(prompt, **how), **{f'image to image {s}':image_to_image(sd, prompt, image, strength=s, **how) for s in strengths}}
-    start = time.process_time()
-    imagic = Imagic(sd).fit(image, prompt, seed=seed, progress=False)
-    imagic.edit(progress=False)
-    took = dict(seconds=round(time.process_time()-start, 2), memory_mib=round(imagic.report['memory_mib']))
-    pictures,fresh = imagic.edit(etas, progress=False),imagic.edit(etas, seed=seed, progress=False)
-    made |= {f'imagic {eta}':[o] for eta,o in zip(etas, pictures)} | {f'imagic from fresh noise {eta}':[o] for eta,o in zip(etas, fresh)}
-    every = to_tensor([o for one in made.values() for o in one])
-    iou = silhouette_iou(every, x.expand_as(every))
-    marks = {k:[*s,round(i,4)] for k,s,i in zip(made, seen(every, judge).tolist(), iou.tolist())}
-    return marks, took
 
-def mean_marks(lines, method):
-    "Means of target, iou, kept and both over edits"
-    marks = []
-    for o in lines:
-        *said,iou = o['marks'][method]
-        k = kinds.index(o['kind'])
-        target = said[k]==o['goal'][k]
-        marks.append((target, iou, statistics.mean(said[i]==o['row'][i] for i in range(3) if i!=k), target and iou>=.8))
-    return dict(zip(('target','iou','kept','both'), (round(statistics.mean(map(float, m)), 4) for m in zip(*marks))))
+def fitted(sd, edit, seed, plan):
+    "Imagic with stage one alone, with stage two alone, and with both; and what both took"
+    make = lambda **changes: Imagic(sd, edit.x, sentence(edit.goal), plan._replace(**changes), seed=seed)
+    start = time.process_time()
+    whole = make().fit(progress=False)
+    whole.edit(progress=False)
+    took = time.process_time() - start
+    one = make()
+    one.embedding = whole.embedding # stage one is the same
+    return one,make(embedding_steps=0).fit(progress=False),whole,took
+
+
+def all_ways(sd, edit, seed, plan):
+    "Pictures by method, and the seconds of an edit"
+    prompt,image = sentence(edit.goal),to_image(edit.x)
+    how = dict(seed=seed, guidance_scale=plan.guidance_scale, num_inference_steps=plan.num_inference_steps, progress=False)
+    one,two,whole,took = fitted(sd, edit, seed, plan)
+    several = lambda name,imagic,**kw: dict(zip((f'{name} {eta:g}' for eta in etas), imagic.edit(etas, progress=False, **kw)))
+    single = lambda imagic: imagic.edit(1., progress=False)[0]
+    made = {'text to image': sd(prompt, **how)[0],
+            **{f'image to image {s:g}': image_to_image(sd, prompt, image, strength=s, **how)[0] for s in strengths},
+            **several('imagic', whole), **several('imagic from fresh noise', whole, seed=seed),
+            'no fitting': single(Imagic(sd, edit.x, prompt, plan)), **several('stage one alone', one), 'stage two alone': single(two)}
+    return made,took
+
+
+def scores(judge, edit, pictures):
+    "Reached, iou and kept of each picture"
+    x,given = to_tensor(pictures),edit.x[None]
+    overlap = iou(stays(edit.kind, edit.goal, x), stays(edit.kind, edit.goal, given))
+    before,*after = describe(judge, torch.cat([given, x]), torch.zeros(len(x)+1, dtype=torch.bool))
+    columns = stay_columns.get(edit.kind, [5])
+    kept = [(o[columns]==before[columns]).float().mean().item() for o in after]
+    return [[int(r), round(i, 4), k] for r,i,k in zip(reached(judge, edit.kind, edit.goal, x).tolist(), overlap.tolist(), kept)]
+
+
+def summary(lines, method):
+    "Counts and means over edits"
+    marks = [o['marks'][method] for o in lines]
+    return dict(n=len(marks), reached=sum(r for r,_,_ in marks), both=sum(r and i>=limit for r,i,_ in marks),
+        iou=round(mean(i for _,i,_ in marks), 4), kept=round(mean(k for _,_,k in marks), 4))
+
 
 def table(lines):
-    "Marks of every method: of all edits, for each seed, and for each kind of edit"
-    by = lambda key,method: {v:mean_marks([o for o in lines if o[key]==v], method) for v in sorted({o[key] for o in lines})}
-    return {method:dict(mean_marks(lines, method), seeds=list(by('seed', method).values()), kinds=by('kind', method)) for method in lines[0]['marks']}
+    "By method, and for each kind of edit and for all"
+    of = lambda kind: [o for o in lines if kind in (o['kind'],'all')]
+    return {method: {kind: summary(of(kind), method) for kind in [*edit_kinds,'all']} for method in lines[0]['marks']}
 
-def show_strips(sd, edits, file, shown=(0,.4,.6,.8,.9,1,1.1)):
+
+def print_table(results):
+    "Shares with their intervals"
+    def share(o, what): return '{:4.0%} ({:.0%}–{:.0%})'.format(o[what]/o['n'], *wilson(o[what], o['n']))
+    for kind in [*edit_kinds,'all']:
+        print(f"\n{kind} ({results['table']['text to image'][kind]['n']} edits)")
+        for method,o in results['table'].items():
+            print(f"  {method:30} reached {share(o[kind], 'reached'):16}  iou {o[kind]['iou']:.3f}  kept {o[kind]['kept']:.2f}  both {share(o[kind], 'both')}")
+
+
+def show_strips(sd, edits, file, shown=(0.,.3,.6,.8,.9,1.)):
     "One row for each edit: the given picture, then one for each eta"
-    fig,axs = plt.subplots(len(edits), len(shown)+1, figsize=(8.6,1.16*len(edits)+.2))
-    for row,(_,x,_,goal) in zip(axs, edits):
-        imagic = Imagic(sd).fit(to_image(x[0]), caption(goal), progress=False)
-        for ax,o in zip(row, [x[0], *imagic.edit(list(shown), progress=False)]): show_image(o, ax=ax)
-        row[0].text(-6, 32, caption(goal, 2).replace(' on ', '\non '), ha='right', va='center', fontsize=9)
-    for ax,title in zip(axs[0], ['given', *(f'η = {eta}' for eta in shown)]): ax.set_title(title)
+    fig,axs = plt.subplots(len(edits), len(shown)+1, figsize=(8.6, 1.16*len(edits)+.2))
+    for row,(_,edit) in zip(axs, edits):
+        imagic = Imagic(sd, edit.x, sentence(edit.goal)).fit(progress=False)
+        for ax,o in zip(row, [edit.x, *imagic.edit(list(shown), progress=False)]): show_image(o, ax=ax)
+        row[0].text(-6, 32, sentence(edit.goal).replace(' on ', '\non ').replace(' to the', '\nto the'), ha='right', va='center', fontsize=9)
+    for ax,title in zip(axs[0], ['given', *(f'η = {eta:g}' for eta in shown)]): ax.set_title(title)
     fig.savefig(file, dpi=80)
+    plt.close(fig)
+
+
+def choose(sd, judge, plan):
+    "How well each η does, on edits that aren't reported"
+    marks = {eta: [] for eta in etas}
+    for i,(_,edit) in enumerate(progress_bar(draw_edits(4, 9000, judge), desc='edits')):
+        imagic = Imagic(sd, edit.x, sentence(edit.goal), plan, seed=i).fit(progress=False)
+        for eta,(r,overlap,_) in zip(etas, scores(judge, edit, imagic.edit(etas, progress=False))): marks[eta].append((edit.kind, r, overlap))
+    print(plan)
+    for eta,found in marks.items():
+        by_kind = [sum(r and o>=limit for k,r,o in found if k==kind) for kind in edit_kinds]
+        print(f'η {eta:g}: both {sum(by_kind)} of {len(found)}', dict(zip(edit_kinds, by_kind)))
+
+
+def changed(plan, text):
+    "A recipe with other numbers, as 'unet_lr=1e-4,unet_steps=60' says"
+    pairs = [o.split('=') for o in text.split(',') if o]
+    return plan._replace(**{name: type(getattr(plan, name))(float(value)) for name,value in pairs})
+
 
 @call_parse
 def main(
-    edits:int=60, # Edits for each seed, a multiple of 3
-    seeds:int=3, # How many times, with other pictures
-    log:str='checkpoints/imagic.jsonl', # What is done already, one edit a line
-    save:bool=False, # Keep the results in the package, and the pictures with the notebooks?
+    each:int=12, # Edits of each kind for each seed
+    seeds:int=3, # How many times, with other pictures, wishes and noise
+    only:int=None, # Make just the edits of this seed
+    log:str='checkpoints/imagic.jsonl', # What's done already, one edit a line
+    choose_eta:bool=False, # Compare settings on other edits
+    recipe:str='', # Changes to the recipe, such as unet_lr=1e-4,unet_steps=60
+    save:bool=False, # Keep the results in the package?
+    strips:bool=False, # Draw some edits for the notebook?
 ):
     "Measure how often edits succeed"
-    sd,judge,pictures = StableDiffusion.from_pretrained(device='cpu'),load_judge(),Pictures(*load_fashion_mnist('test', path='sample'))
-    log,plan = Path(log),list(recipe_for(sd.unet))
+    sd,judge,log = miniai.own.StableDiffusion.from_pretrained(device='cpu'),load_judge(),Path(log)
+    plan = changed(recipe_for(sd.unet), recipe)
+    if choose_eta: return choose(sd, judge, plan)
     log.parent.mkdir(parents=True, exist_ok=True)
-    lines = [o for o in map(json.loads, log.read_text().splitlines() if log.exists() else []) if o['plan']==plan]
+    wanted = [only] if only is not None else range(seeds)
+    key = lambda: json.loads(json.dumps([*plan]))
+    lines = [o for o in map(json.loads, log.read_text().splitlines() if log.exists() else []) if o['plan']==key()]
     done = {(o['seed'],o['index']) for o in lines}
-    todo = [(seed, i, *edit) for seed in range(seeds) for i,edit in enumerate(draw_edits(edits, 1000+seed, pictures, judge)) if (seed,i) not in done]
-    for seed,i,kind,x,row,goal in progress_bar(todo, desc='edits'):
-        marks,took = edit_all_ways(sd, judge, x, row, goal, seed*edits+i)
-        lines.append(dict(plan=plan, seed=seed, index=i, kind=kind, row=row, goal=goal, marks=marks, **took))
+    todo = [(seed, i, *edit) for seed in wanted for i,edit in enumerate(draw_edits(each, 1000+seed, judge)) if (seed,i) not in done]
+    for seed,i,source,edit in progress_bar(todo, desc='edits'):
+        made,took = all_ways(sd, edit, 1000*seed+i, plan)
+        marks = dict(zip(made, scores(judge, edit, list(made.values()))))
+        lines.append(dict(plan=key(), seed=seed, index=i, source=source, kind=edit.kind, goal=edit.goal, seconds=round(took, 2), marks=marks))
         with log.open('a') as f: f.write(json.dumps(lines[-1]) + '\n')
-    lines = [o for o in lines if o['seed']<seeds and o['index']<edits]
-    results = dict(edits=edits, seeds=seeds, recipe=recipe_for(sd.unet)._asdict(), table=table(lines), machine=machine(),
-        seconds=statistics.median(o['seconds'] for o in lines), memory_mib=max(o['memory_mib'] for o in lines))
-    for method,o in results['table'].items(): print(f"{method:20} target {o['target']:.1%}  iou {o['iou']:.3f}  kept {o['kept']:.1%}  both {o['both']:.1%}")
-    print(f"{results['seconds']:.1f} seconds of one processor for an edit, {results['memory_mib']} MiB")
-    if not save: return
-    save_measured('imagic', results)
-    show_strips(sd, draw_edits(6, 1000, pictures, judge), 'nbs/images/imagic.png')
+    lines = [o for o in lines if o['seed'] in wanted and o['index']<each*len(edit_kinds)]
+    chosen = f'imagic {plan.eta:g}'
+    sources = {source: {kind: summary([o for o in lines if (o['source'],o['kind'])==(source,kind)], chosen) for kind in ('color','background')
+                        if (source,kind) in {(o['source'],o['kind']) for o in lines}} for source in ('drawing','garment')}
+    results = dict(command='python benchmarks/imagic.py --save', edits=len(lines), each=each, seeds=len(wanted), limit=limit, recipe=plan._asdict(),
+        table=table(lines), sources=sources, seconds=median(o['seconds'] for o in lines), machine=machine())
+    print_table(results)
+    print(f"\n{results['seconds']:.1f} seconds of one processor for an edit")
+    if save: save_measured('imagic', results)
+    if strips: show_strips(sd, draw_edits(3, 1000, judge)[-7:], 'nbs/images/imagic.png')
