@@ -1,11 +1,14 @@
 "Run a notebook as a reader does: from top to bottom, in a folder of its own."
 import os, shutil, subprocess, sys, tempfile, time
 from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, packages_distributions, requires
 from pathlib import Path
 import nbformat, other_machine, warm
 from filelock import FileLock
 from jupyter_client import AsyncKernelManager
 from nbclient import NotebookClient
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 def built_once(tmp_path_factory, name, build):
     "A folder that `build` fills in the first of pytest's processes that needs it, for all of them"
@@ -18,6 +21,42 @@ def built_once(tmp_path_factory, name, build):
             build(folder)
             (folder/'built').touch()
     return folder
+
+def with_dependencies(names):
+    "These distributions and all that they ask for, in turn"
+    found,todo = set(),[canonicalize_name(name) for name in names]
+    while todo:
+        name = todo.pop()
+        if name in found: continue
+        found.add(name)
+        try: wanted = [Requirement(line) for line in requires(name) or []]
+        except PackageNotFoundError: continue
+        todo += [canonicalize_name(r.name) for r in wanted if r.marker is None or r.marker.evaluate(dict(extra=''))]
+    return found
+
+def out_of_reach():
+    "Modules that are installed here, and would not be with the wheel and a kernel alone"
+    from test_packaging import settings
+    allowed = with_dependencies([*(Requirement(r).name for r in settings['requirements'].split()), 'ipykernel'])
+    return [module for module,owners in packages_distributions().items() if not allowed & {canonicalize_name(o) for o in owners}]
+
+fence = '''import sys
+from importlib.machinery import PathFinder
+
+class Fence(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        return None if path is None and name in {names!r} else super().find_spec(name, path, target)
+
+sys.meta_path[sys.meta_path.index(PathFinder)] = Fence
+'''
+
+def install(folder):
+    "Install the package, and nothing else, in folder/site, with a fence around what else is on this machine"
+    from test_packaging import copy_package
+    copy_package(folder/'source')
+    subprocess.run([sys.executable, '-m', 'pip', 'install', '-q', '--no-deps', '--no-build-isolation', '--no-index', '--no-compile', '--target', folder/'site', '.'], cwd=folder/'source', check=True)
+    (folder/'site/sitecustomize.py').write_text(fence.format(names={*out_of_reach()} - {'miniai'}))
 
 def new_cell(source): return nbformat.v4.new_code_cell(source)
 

@@ -17,8 +17,8 @@ some = settings(deadline=None, derandomize=True, max_examples=30)
 transformers.logging.disable_progress_bar()
 
 @pytest.fixture(scope='module')
-def library():
-    pipe = StableDiffusionPipeline.from_pretrained(embedded_model(), safety_checker=None, dtype=torch.float32)
+def library(sd):
+    pipe = StableDiffusionPipeline(**vars(sd), safety_checker=None, feature_extractor=None, requires_safety_checker=False)
     if not hasattr(pipe.text_encoder, 'text_model'): pipe.text_encoder.__dict__['text_model'] = pipe.text_encoder # where diffusers looks for the norm
     pipe.set_progress_bar_config(disable=True)
     return pipe
@@ -175,15 +175,6 @@ def test_the_library_draws_the_same_with_our_text_half(library, encoder):
     finally: library.text_encoder = theirs
 
 
-# The pictures
-
-def test_the_real_pictures_are_held_out_and_labelled():
-    "Each has a caption; none shows what a part of the embedded model was trained on"
-    images,labels = real_pictures()
-    assert len(images)==len(labels)>10 and {image.size for image in images}=={(64,64)}
-    assert len({label['caption'] for label in labels})>len(images)/2
-
-
 # Texts
 
 @pytest.mark.parametrize('clip_skip', [None,0,1,2,3])
@@ -281,7 +272,7 @@ def test_preprocessing_is_that_of_transformers(w, h, size, crop, resample, mode,
     config = dict(size=size, crop_size=crop, resample=resample, do_resize=do_resize, do_center_crop=do_center_crop, image_mean=[.48,.46,.41], image_std=[.27,.26,.28])
     image = photo((w,h), mode)
     theirs = CLIPImageProcessor(**config)(image, return_tensors='pt').pixel_values[0]
-    assert torch.allclose(preprocess(image, config), theirs, atol=1e-5)
+    assert close(preprocess(image, config), theirs)
 
 def test_preprocessing_by_default_is_openai_s():
     theirs = CLIPImageProcessor()

@@ -5,21 +5,16 @@ To import PyTorch, diffusers and transformers takes seconds, and `make test` run
 It imports the libraries only, and nothing that computes: each notebook still imports `miniai` itself, in a process of its own."""
 import json, os, signal, socket, sys
 
-def die_with_parent():
-    "A process that nobody waits for any more ends"
-    import ctypes
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL) # PR_SET_PDEATHSIG
-
 def become_kernel(asker, folder, env, args):
     "The forked process: what `python -m ipykernel_launcher` does, where and as the asker would have done it"
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     os.setsid()
     os.chdir(folder)
     os.environ.clear()
-    os.environ.update(env, JPY_PARENT_PID=str(os.getppid()))
+    os.environ.update(env)
     asker.sendall(b'%d\n' % os.getpid()) # And stays open as long as the kernel lives
     from ipykernel.kernelapp import launch_new_instance
-    launch_new_instance(argv=args)
+    launch_new_instance(argv=[*args, f'--IPKernelApp.parent_handle={os.getppid()}']) # With which it ends, too
 
 def serve(address):
     "Import the libraries, then fork for everyone who asks"
@@ -27,17 +22,18 @@ def serve(address):
     import accelerate, diffusers, ipykernel.kernelapp, ipywidgets, matplotlib.pyplot, torch, transformers
     from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
     from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
-    die_with_parent()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN) # Nobody has to ask how a kernel ended
-    server = socket.socket(socket.AF_UNIX)
+    server,parent = socket.socket(socket.AF_UNIX),os.getppid()
     server.bind(address)
     server.listen()
-    while True:
-        asker,_ = server.accept()
+    server.settimeout(5)
+    while os.getppid()==parent:
+        try: asker,_ = server.accept()
+        except TimeoutError: continue
+        asker.setblocking(True)
         asked = json.loads(asker.makefile().readline())
         if not os.fork():
             server.close()
-            die_with_parent()
             become_kernel(asker, *asked)
             os._exit(0)
         asker.close()
