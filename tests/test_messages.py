@@ -8,7 +8,6 @@ from miniai import own
 from miniai.core import *
 from miniai.callbacks import *
 from miniai.editing import *
-from miniai.imagic import Imagic
 from miniai.pipeline import *
 
 prompt,picture,nan = 'a red house', Image.new('RGB', (64,64), 'red'), float('nan')
@@ -22,7 +21,6 @@ def paint(sd, mask): return inpaint(sd, prompt, picture, mask)
 def way(sd, **kwargs): return interpolate(sd, **{'prompts':prompt, **kwargs})
 def film(sd, frames=(picture,), path='film.gif', **kwargs): return save_animation(list(frames), path, **kwargs)
 def calling(sd, callbacks): return StableDiffusion(**vars(sd), callbacks=callbacks).steps(prompt)
-def fit(sd, **kwargs): return Imagic(sd).fitting(**{'image':picture, 'target_prompt':prompt, **kwargs})
 def save(sd, path): return save_image(picture, path)
 def load(sd, path): return own.StableDiffusion.from_pretrained(path)
 
@@ -61,10 +59,6 @@ mistakes = [
     (way, dict(seeds=[1,2], frames=1), ValueError, 'frames|1|at least 2'),
     (film, dict(path='film.jpg'), ValueError, '.jpg|.webp'),
     (film, dict(fps=0), ValueError, 'fps|0'),
-    (fit, dict(image=Image.new('RGB', (64,48))), ValueError, '64×48|crop'),
-    (fit, dict(target_prompt=''), ValueError, 'target_prompt|empty'),
-    (fit, dict(embedding_steps=-1), ValueError, 'embedding_steps|-1|from 0 on'),
-    (fit, dict(unet_lr=0), ValueError, 'unet_lr|0'),
     (save, dict(path='a.xyz'), ValueError, '.xyz|a.xyz|.png'),
     (save, dict(path='nowhere/a.png'), FileNotFoundError, 'nowhere|folder'),
     (load, dict(path='./nowhere'), FileNotFoundError, 'nowhere|no folder'),
