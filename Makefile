@@ -1,6 +1,6 @@
 # `make run` makes a picture, `make test` tests everything, `make help` lists the rest.
 PYTHON ?= python3
-PROMPT ?= a red ankle boot on a blue background
+PROMPT ?= a purple castle on a black background
 SEED   ?= 42
 STEPS  ?= 30
 OUT    ?= out/picture.png
@@ -17,7 +17,7 @@ parallel := -n auto --dist worksteal
 
 .PHONY: run test test-all test-other-machine test-browser slow-test lab export docs quarto nbdev2-test clean help
 
-run: .venv/.run  ## make a picture: make run PROMPT="a green bag on a white background"
+run: .venv/.run  ## make a picture: make run PROMPT="a cat to the left of a dog"
 	@mkdir -p "$$(dirname "$$OUT")"
 	@.venv/bin/miniai --seed $(SEED) --num-inference-steps $(STEPS) --out "$$OUT" -- "$$PROMPT"
 	@echo 'Next: `make lab` opens the notebooks that made it; start with 01_pipeline.'

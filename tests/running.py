@@ -3,6 +3,7 @@ import os, shutil, subprocess, sys, tempfile, time
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, packages_distributions, requires
 from pathlib import Path
+from zipfile import ZipFile
 import nbformat, other_machine, warm
 from filelock import FileLock
 from jupyter_client import AsyncKernelManager
@@ -52,10 +53,9 @@ sys.meta_path[sys.meta_path.index(PathFinder)] = Fence
 '''
 
 def install(folder):
-    "Install the package, and nothing else, in folder/site, with a fence around what else is on this machine"
-    from test_packaging import copy_package
-    copy_package(folder/'source')
-    subprocess.run([sys.executable, '-m', 'pip', 'install', '-q', '--no-deps', '--no-build-isolation', '--no-index', '--no-compile', '--target', folder/'site', '.'], cwd=folder/'source', check=True)
+    "Unpack the package's wheel, and nothing else, in folder/site, with a fence around what else is on this machine"
+    from test_packaging import build_wheel
+    with ZipFile(build_wheel(folder)) as wheel: wheel.extractall(folder/'site')
     (folder/'site/sitecustomize.py').write_text(fence.format(names={*out_of_reach()} - {'miniai'}))
 
 def new_cell(source): return nbformat.v4.new_code_cell(source)
