@@ -51,7 +51,7 @@ def test_one_call_and_two_give_what_the_equation_says(n, kind, scale, rescale, p
     expected = rescale_noise_cfg(without + scale*(text-without), text, rescale)
     args = unet, latents, t, e, u, torch.full((n,), scale, dtype=torch.float64) if per_image else scale
     for batched in True,False:
-        torch.testing.assert_close(guided_noise(*args, batched=batched, rescale=rescale, **cond), expected, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(guided_noise(*args, batched=batched, rescale=rescale, **cond), expected, atol=1e-4, rtol=1e-3)
 
 
 def close(a, b, tol=1e-5): return (a-b).abs().max()<=tol*b.abs().max()
@@ -81,7 +81,7 @@ def test_a_number_for_each_image():
     together = guided_noise(unets['plain'], latents, 500, e, u, scales)
     for i,s in enumerate(scales.tolist()):
         one = slice(i,i+1)
-        torch.testing.assert_close(together[one], guided_noise(unets['plain'], latents[one], 500, e[one], u[one], s), atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(together[one], guided_noise(unets['plain'], latents[one], 500, e[one], u[one], s), atol=1e-4, rtol=1e-3)
     assert not torch.allclose(together[2], guided_noise(unets['plain'], latents, 500, e, u, 8.)[2], atol=1e-3)
 
 
@@ -164,7 +164,7 @@ def test_what_the_library_computes_is_what_is_recorded(kind, whose, size):
     with attention_maps(unet) as maps: predict_noise(unet, latents, 500, e, **cond)
     assert len(expected) == len(maps.layers) == sum(name.endswith('attn2') for name,_ in unet.named_modules()) > 0
     for name,shares in expected.items():
-        torch.testing.assert_close(maps.layers[name].flatten(2), shares.unflatten(0, (3,-1)).mean(1).transpose(1,2), atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(maps.layers[name].flatten(2), shares.unflatten(0, (3,-1)).mean(1).transpose(1,2), atol=1e-4, rtol=1e-3)
     assert {tuple(m.shape[2:]) for m in maps.layers.values()} <= {size, tuple(-(-s//2) for s in size)}
     torch.testing.assert_close(maps.mean((16,20)).sum(1), torch.ones(3,16,20))
 
@@ -188,7 +188,7 @@ def test_with_guidance_the_prompts_half_counts(n, batched):
     latents,e,u,_ = inputs(n)
     with attention_maps(unets['plain']) as alone: predict_noise(unets['plain'], latents, 500, e)
     with attention_maps(unets['plain']) as guided: guided_noise(unets['plain'], latents, 500, e, u, batched=batched)
-    torch.testing.assert_close(guided.mean(), alone.mean(), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(guided.mean(), alone.mean(), atol=1e-4, rtol=1e-3)
     with attention_maps(unets['plain']) as other: predict_noise(unets['plain'], latents, 500, u)
     assert not torch.allclose(other.mean(), alone.mean(), atol=1e-3)
 
@@ -205,7 +205,7 @@ def test_the_average_is_that_of_the_steps(batched):
     with attention_maps(unet) as maps:
         for t,latents,scale in steps: guided_noise(unet, latents, t, e, u, scale, batched=batched)
     assert repr(maps).endswith('4 steps)')
-    torch.testing.assert_close(maps.mean(), torch.stack(each).mean(0), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(maps.mean(), torch.stack(each).mean(0), atol=1e-4, rtol=1e-3)
 
 
 def test_every_image_has_its_own_maps(tiny):
@@ -241,7 +241,7 @@ def test_it_works_inside_the_librarys_own_pipeline(tiny):
     start = randn(*tiny.latent_shape())
     with attention_maps(tiny.unet) as theirs: library(prompt, latents=start, num_inference_steps=4)
     with attention_maps(tiny.unet) as ours: tiny(prompt, latents=start, num_inference_steps=4)
-    torch.testing.assert_close(theirs.mean(), ours.mean(), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(theirs.mean(), ours.mean(), atol=1e-4, rtol=1e-3)
 
 
 # Attention maps: without a trace, and cheap

@@ -53,7 +53,7 @@ def seeds(n): return [torch.Generator().manual_seed(i) for i in range(n)]
 
 # The network
 
-def close(ours, theirs, tol=1e-5): return (ours-theirs).abs().max()<=tol*theirs.abs().max()
+def close(ours, theirs, tol=1e-4): return (ours-theirs).abs().max()<=tol*theirs.abs().max()
 
 @st.composite
 def configs(draw):
@@ -63,6 +63,7 @@ def configs(draw):
     return other_config(blocks, draw(st.integers(1,6)), block_out_channels=widths, norm_num_groups=groups, layers_per_block=draw(st.integers(1,3)),
         in_channels=draw(st.sampled_from([1,3])), out_channels=draw(st.sampled_from([1,3])), **flags)
 
+@pytest.mark.this_machine('parity')
 @some
 @given(configs(), st.integers(1,3), st.integers(1,5), st.integers(1,5), st.integers(0,10**6))
 def test_the_network_is_diffusers(config, n, height, width, seed):
@@ -72,12 +73,12 @@ def test_the_network_is_diffusers(config, n, height, width, seed):
     factor,largest = vae_factor(ours),0
     x = torch.randn(n, config['in_channels'], height*factor+factor-1, width*factor, requires_grad=True) # odd sizes, too
     a,b = ours.encode(x).latent_dist,theirs.encode(x).latent_dist
-    for name in ('mean','std','logvar'): assert close(getattr(a, name), getattr(b, name))
-    assert close(a.kl(), b.kl(), 1e-4) and close(a.sample(torch.Generator().manual_seed(1)), b.sample(torch.Generator().manual_seed(1)))
+    for name in ('mean','std','logvar'): assert close(getattr(a, name), getattr(b, name), 1e-5)
+    assert close(a.kl(), b.kl(), 1e-4) and close(a.sample(torch.Generator().manual_seed(1)), b.sample(torch.Generator().manual_seed(1)), 1e-5)
     z = torch.randn(n, config['latent_channels'], height, width)
     weights = torch.randn(n, config['out_channels'], height*factor, width*factor)
     pictures = ours.decode(z).sample,theirs.decode(z).sample
-    assert close(*pictures)
+    assert close(*pictures, 1e-5)
     for picture,dist in zip(pictures, (a,b)): ((picture*weights).sum() + dist.mean.sum() + dist.logvar.square().sum()).backward()
     theirs_grad = {k:p.grad for k,p in theirs.named_parameters()}
     largest = max(g.abs().max() for g in theirs_grad.values())
@@ -137,7 +138,7 @@ def test_samples_are_diffusers(vae, images):
 def test_resized_pictures_are_diffusers(w, h, rows, columns):
     vae = other_vae(3)
     height,width = rows*4,columns*4
-    assert close(encode_image(photo((w,h)), vae, height=height, width=width), by_diffusers(photo((w,h)), vae, height=height, width=width), 1e-4)
+    assert close(encode_image(photo((w,h)), vae, height=height, width=width), by_diffusers(photo((w,h)), vae, height=height, width=width))
 
 def test_pictures_are_diffusers(vae, images):
     latents = noise(vae, 3)
@@ -210,8 +211,8 @@ def test_tensors_and_arrays(vae, images):
     floats = torch.stack([torch.tensor(a).permute(2,0,1)/255 for a in arrays])
     for form in (arrays, np.stack(arrays), (floats*255).round().to(torch.uint8), floats, list(floats)): assert close(encode_image(form, vae), wanted)
     finer = (floats + 2e-3).clamp(max=1) # Half of 1/255
-    assert not close(encode_image(finer, vae), wanted, 1e-4)
-    assert close(encode_image(floats[0], vae, height=32, width=48), encode_image(images[0], vae, height=32, width=48), 1e-4)
+    assert not close(encode_image(finer, vae), wanted, 5e-4)
+    assert close(encode_image(floats[0], vae, height=32, width=48), encode_image(images[0], vae, height=32, width=48))
 
 def test_each_picture_is_what_it_is_alone(vae, images):
     together = encode_image(images, vae, seeds(len(images)))
