@@ -16,6 +16,7 @@ from miniai.guided import GuidedLoss, GuidedProgressiveLoss, told_student
 from miniai.imagic import Imagic, silhouette, small_recipe
 from miniai.pipeline import *
 from miniai.progressive import CopyLoss, ProgressiveLoss, new_student, signal_and_noise
+from miniai.loop import *
 from miniai.training import *
 from miniai.unet import UNet2DConditionModel
 from miniai.vae import *
