@@ -316,16 +316,16 @@ def test_what_has_no_cross_attention_cannot_be_recorded():
 # Attention maps: what they say
 
 def test_words_are_where_they_belong(sd):
-    "Other pictures than the notebook's: the colour and the thing are heard on it, the colour of the background off it"
+    "Other pictures than the notebook's: the thing's word is heard on it, the background's colour off it"
     things = ['castle','house','star','umbrella']
     prompts = [f'a {c} {thing} on a {b} background' for thing in things for c,b in (('red','yellow'),('green','black'))]
     with attention_maps(sd.unet) as maps: images = sd(prompts, seed=100, num_inference_steps=8)
     x = torch.stack([torch.tensor(np.asarray(im)/255) for im in images])
     on_it = (x - x[:,0,0][:,None,None]).norm(dim=-1)>.25
     heats = torch.stack([word_maps(m, prompt_words(p, sd.tokenizer)) for m,p in zip(maps.mean((64,64)), prompts)])
-    corr = torch.stack([torch.stack([torch.corrcoef(torch.stack([h.flatten(), o.flatten().float()]))[0,1] for h in heat[[1,2,5]]]) for heat,o in zip(heats, on_it)])
-    color,thing,behind = corr.mean(0).tolist()
-    assert min(color, thing)>max(behind, 0)
+    corr = torch.stack([torch.stack([torch.corrcoef(torch.stack([h.flatten(), o.flatten().float()]))[0,1] for h in heat[[2,5]]]) for heat,o in zip(heats, on_it)])
+    thing,behind = corr.mean(0).tolist()
+    assert thing>.5 and behind<0
 
 
 @settings(deadline=None, derandomize=True, max_examples=150)
