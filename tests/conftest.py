@@ -22,17 +22,47 @@ def sd():
     from miniai.pipeline import StableDiffusion
     return StableDiffusion.from_pretrained(embedded_model(), device='cpu')
 
-@pytest.fixture(autouse=True)
-def same_parts(request):
-    "Put back the parts of the embedded model that a test has replaced"
-    sd = request.getfixturevalue('sd') if 'sd' in request.fixturenames else None
-    before = dict(getattr(sd, '__dict__', {}))
-    yield
-    for name in set(getattr(sd, '__dict__', {}))-set(before): delattr(sd, name)
-    for name,part in before.items(): setattr(sd, name, part)
-
 @pytest.fixture(scope='session')
 def folders(tmp_path_factory):
     "Model folders by name; copy one before changing it"
     from models import tiny_folders
     return tiny_folders(tmp_path_factory.mktemp)
+
+@pytest.fixture(scope='session')
+def tiny(folders):
+    "Stable Diffusion 1.5's architecture, tiny and with random weights, and DDIM: for what any network shows, ten times as fast"
+    from diffusers import DDIMScheduler
+    from miniai.pipeline import StableDiffusion
+    sd = StableDiffusion.from_pretrained(folders['sd15'], device='cpu')
+    sd.scheduler = DDIMScheduler.from_config(sd.scheduler.config)
+    return sd
+
+@pytest.fixture(autouse=True)
+def same_parts(request):
+    "Put back the parts of a shared model that a test has replaced"
+    models = [vars(request.getfixturevalue(name)) for name in ('sd','tiny') if name in request.fixturenames]
+    before = [dict(parts) for parts in models]
+    yield
+    for parts,old in zip(models, before):
+        parts.clear()
+        parts.update(old)
+
+@pytest.fixture(scope='session')
+def photos():
+    "Real pictures of the emoji world, of combinations that no part of the embedded model was trained on"
+    from miniai.core import to_image
+    from miniai.emoji import Pictures, random_rows
+    rows = random_rows(24, torch.Generator().manual_seed(0), held=True)
+    return [to_image(x) for x in Pictures(['noto'])(rows, torch.Generator().manual_seed(0))]
+
+@pytest.fixture(scope='session')
+def elsewhere(tmp_path_factory):
+    "A folder with the package installed from a wheel, and a fence around what else is on this machine"
+    import running
+    return running.built_once(tmp_path_factory, 'elsewhere', running.install)/'site'
+
+@pytest.fixture(scope='session')
+def warm(elsewhere):
+    "The command of a kernel on that package, which has imported the libraries"
+    import running
+    with running.warm_kernels(PYTHONPATH=str(elsewhere)) as command: yield command

@@ -11,9 +11,9 @@ sd15_text = dict(hidden_act='quick_gelu', vocab_size=49408, max_position_embeddi
 def sd15(width=1):
     "The configuration of Stable Diffusion 1.5 (CompVis), or with layers `width` times narrower and pictures `width` times smaller"
     text = dict(hidden_size=768//width, intermediate_size=3072//width, num_hidden_layers=12//min(width,4), num_attention_heads=12//min(width,4), **sd15_text)
-    unet = dict(sample_size=64//min(width,4), layers_per_block=2//min(width,2), block_out_channels=tuple(c//width for c in (320,640,1280,1280)), cross_attention_dim=768//width,
+    unet = dict(sample_size=64//width, layers_per_block=2//min(width,2), block_out_channels=tuple(c//width for c in (320,640,1280,1280)), cross_attention_dim=768//width,
         attention_head_dim=8, norm_num_groups=32//width, **sd15_blocks)
-    vae = dict(sample_size=512//min(width,4), layers_per_block=2, block_out_channels=tuple(c//width for c in (128,256,512,512)), norm_num_groups=32//width)
+    vae = dict(sample_size=512//width, layers_per_block=2, block_out_channels=tuple(c//width for c in (128,256,512,512)), norm_num_groups=32//width)
     return text,unet,vae,{}
 
 def random_folder(folder, text, unet, vae, scheduler):

@@ -1,4 +1,4 @@
-"""`make lab` in a real browser: notebooks are opened, one is run through the interface, and a prompt is typed into its explorer.
+"""`make lab` in a real browser: a notebook is opened, a short one is run through the interface, and a prompt is typed into its explorer.
 
 `make test-browser` brings what this needs. Screenshots go to build/screenshots."""
 import json, os, re, shutil, signal, subprocess, sys, time
@@ -20,12 +20,21 @@ plain_settings = {
     'apputils-extension/notification': dict(fetchNews='false', checkForUpdates=False),
     'notebook-extension/tracker': dict(windowingMode='none')}
 
+short = [ # That all of every notebook runs is seen in test_elsewhere
+    """from miniai.callbacks import explore
+from miniai.core import show_images
+from miniai.pipeline import StableDiffusion""",
+    """sd = StableDiffusion.from_pretrained()
+show_images(sd(['a cat','a dog'], seed=0, num_inference_steps=2))""",
+    "explore(sd, num_inference_steps=2)"]
+
 @pytest.fixture(scope='module')
 def project(tmp_path_factory):
     "The notebooks and the Makefile with the environment that runs this test, in a folder that may change"
     folder = tmp_path_factory.mktemp('project')
     for name in ('Makefile', 'settings.ini', 'setup.py', 'pyproject.toml', 'constraints.txt'): shutil.copy(root/name, folder/name)
     shutil.copytree(root/'nbs', folder/'nbs', ignore=shutil.ignore_patterns('.ipynb_checkpoints'))
+    nbformat.write(nbformat.v4.new_notebook(cells=[*map(nbformat.v4.new_code_cell, short)]), folder/'nbs/short.ipynb')
     (folder/'.venv').mkdir()
     (folder/'.venv/bin').symlink_to(Path(sys.executable).parent)
     (folder/'.venv/.dev').touch()
@@ -111,28 +120,25 @@ def check_pictures(page, nb):
     held = sum('image/png' in o.get('data', {}) for c in nb.cells for o in c.get('outputs', []))
     page.wait_for_function("n => document.querySelectorAll('.jp-OutputArea-output img').length >= n", arg=held, timeout=minutes)
     widths = page.locator('.jp-OutputArea-output img').evaluate_all('images => images.map(o => o.naturalWidth)')
-    assert held>3 and len(widths)>=held and min(widths)>0
+    assert held>0 and len(widths)>=held and min(widths)>0
 
 def check_folded(page, nb):
     "Solutions are folded away, and nothing else is"
     assert page.locator('.jp-InputPlaceholder').count() == sum(c.source.startswith('#| code-fold: true') for c in nb.cells) >= 3
 
-@pytest.mark.parametrize('name', ['01_pipeline', '17_imagic', '22_random'])
-def test_it_opens_with_its_pictures_and_without_its_solutions(lab, project, page, name):
-    open_notebook(page, lab, name)
-    nb = nbformat.read(project/f'nbs/{name}.ipynb', as_version=4)
-    take_screenshot(page, name)
+def test_a_lesson_opens_with_its_pictures_and_without_its_solutions(lab, project, page):
+    open_notebook(page, lab, '01_pipeline')
+    nb = nbformat.read(project/'nbs/01_pipeline.ipynb', as_version=4)
+    take_screenshot(page, '01_pipeline')
     check_pictures(page, nb)
     check_folded(page, nb)
 
 def test_all_cells_run_and_the_explorer_draws(lab, project, page):
-    "One notebook through the interface; that all of them run is seen in test_elsewhere"
-    run_all(page, lab, '09_callbacks')
-    nb = wait_until_done(page, project, '09_callbacks')
-    take_screenshot(page, '09_callbacks')
+    run_all(page, lab, 'short')
+    nb = wait_until_done(page, project, 'short')
+    take_screenshot(page, 'short')
     check_saved(nb)
     check_pictures(page, nb)
-    check_folded(page, nb)
     check_explorer(page)
 
 def check_explorer(page):
@@ -140,9 +146,9 @@ def check_explorer(page):
     picture,prompt = page.locator('img.miniai-picture').first,page.locator('.miniai-prompt input').first
     prompt.scroll_into_view_if_needed()
     before = picture.get_attribute('src')
-    prompt.fill('a photo of a yellow bag on a black background')
+    prompt.fill('a yellow star on a black background')
     prompt.press('Enter')
     page.wait_for_function("src => document.querySelector('img.miniai-picture').src != src", arg=before, timeout=minutes)
     page.locator('.miniai-status', has_text='done').first.wait_for(timeout=minutes)
     assert picture.evaluate('image => image.naturalWidth')>0
-    take_screenshot(page, '09_callbacks-explorer')
+    take_screenshot(page, 'explorer')

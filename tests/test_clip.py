@@ -1,6 +1,5 @@
 "CLIP beside transformers and diffusers: the networks, and any text and any picture."
-import importlib.util, json, warnings
-from pathlib import Path
+import warnings
 import numpy as np, pytest, torch, transformers
 from diffusers import StableDiffusionPipeline
 from hypothesis import given, settings, strategies as st
@@ -8,20 +7,18 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import CLIPConfig, CLIPTextConfig, CLIPTokenizer
 from miniai.clip import *
-from miniai.core import embedded_model, measured
-from miniai.fashion import caption, combinations
+from miniai.core import embedded_model
 from miniai.pipeline import encode_text, tokenize
 
 try: from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil as CLIPImageProcessor
 except ImportError: from transformers import CLIPImageProcessor
 
-root = Path(__file__).parent.parent
-some = settings(deadline=None, derandomize=True, max_examples=60)
+some = settings(deadline=None, derandomize=True, max_examples=30)
 transformers.logging.disable_progress_bar()
 
 @pytest.fixture(scope='module')
-def library():
-    pipe = StableDiffusionPipeline.from_pretrained(embedded_model(), safety_checker=None, dtype=torch.float32)
+def library(sd):
+    pipe = StableDiffusionPipeline(**vars(sd), safety_checker=None, feature_extractor=None, requires_safety_checker=False)
     if not hasattr(pipe.text_encoder, 'text_model'): pipe.text_encoder.__dict__['text_model'] = pipe.text_encoder # where diffusers looks for the norm
     pipe.set_progress_bar_config(disable=True)
     return pipe
@@ -55,7 +52,7 @@ def photo(size, mode='RGB', seed=0):
 
 # The networks
 
-def close(ours, theirs, tol=1e-5): return (ours-theirs).abs().max()<=tol*theirs.abs().max()
+def close(ours, theirs, tol=1e-4): return (ours-theirs).abs().max()<=tol*theirs.abs().max()
 
 def same_shapes(ours, theirs):
     shapes = lambda network: {k:tuple(v.shape) for k,v in network.state_dict().items()}
@@ -93,6 +90,7 @@ def random_texts(config, n, seed):
     ids[torch.arange(n),ends] = config['vocab_size']-1
     return ids,(torch.arange(length)<=ends[:,None]).long()
 
+@pytest.mark.this_machine('parity')
 @some
 @given(text_configs(), st.integers(1,3), st.booleans(), st.integers(0,10**6))
 def test_the_text_half_is_transformers(config, n, masked, seed):
@@ -103,11 +101,12 @@ def test_the_text_half_is_transformers(config, n, masked, seed):
     ids,mask = random_texts(config, n, seed)
     mask = mask if masked else None
     a,b = ours(ids, mask),theirs(ids, attention_mask=mask, output_hidden_states=True)
-    assert close(a.last_hidden_state, b.last_hidden_state) and close(a.pooler_output, b.pooler_output)
-    assert len(a.hidden_states)==len(b.hidden_states) and all(map(close, a.hidden_states, b.hidden_states))
+    assert close(a.last_hidden_state, b.last_hidden_state, 1e-5) and close(a.pooler_output, b.pooler_output, 1e-5)
+    assert len(a.hidden_states)==len(b.hidden_states) and all(close(x, y, 1e-5) for x,y in zip(a.hidden_states, b.hidden_states))
     assert same_gradients(ours, theirs, (a.last_hidden_state,b.last_hidden_state))
     theirs.load_state_dict(ours.state_dict(), strict=True)
 
+@pytest.mark.this_machine('parity')
 @some
 @given(text_configs(), vision_configs(), st.integers(1,12), st.integers(1,3), st.integers(1,3), st.integers(0,10**6))
 def test_both_halves_are_transformers(text, vision, dim, n, m, seed):
@@ -118,7 +117,7 @@ def test_both_halves_are_transformers(text, vision, dim, n, m, seed):
     pixels = torch.randn(m, vision['num_channels'], vision['image_size'], vision['image_size'])
     ids,mask = random_texts(text, n, seed)
     a,b = ours(ids, pixels, mask),theirs(input_ids=ids, pixel_values=pixels, attention_mask=mask)
-    for name in a._fields: assert close(getattr(a, name), b[name])
+    for name in a._fields: assert close(getattr(a, name), b[name], 1e-5)
     assert same_gradients(ours, theirs, (a.logits_per_image,b.logits_per_image))
     theirs.load_state_dict(ours.state_dict(), strict=True)
 
@@ -136,7 +135,7 @@ def test_openai_s_model_has_the_library_s_names_and_shapes():
     with torch.device('meta'): assert same_shapes(CLIPModel(**config), transformers.CLIPModel(CLIPConfig(**config)))
 
 def test_the_embedded_models_are_read_as_transformers_reads_them(encoder, library, clip):
-    ids = tokenize(['a red bag on a blue background','','zebra, 3 ducks'], library.tokenizer).input_ids
+    ids = tokenize(['a red house on a blue background','','zebra, 3 ducks'], library.tokenizer).input_ids
     with torch.no_grad(): assert close(encoder(ids).last_hidden_state, library.text_encoder(ids).last_hidden_state)
     theirs = transformers.CLIPModel.from_pretrained(embedded_model()/'clip', dtype=torch.float32).eval()
     pixels = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
@@ -170,57 +169,37 @@ def test_training_starts_as_the_library_starts():
         elif name.endswith('bias') or 'norm' in name: assert torch.equal(p, theirs[name]), name
 
 def test_the_library_draws_the_same_with_our_text_half(library, encoder):
-    run = dict(num_inference_steps=3, guidance_scale=3., output_type='np')
-    draw = lambda **kwargs: library('a red bag', generator=torch.Generator().manual_seed(0), **run, **kwargs).images
+    run = dict(num_inference_steps=2, guidance_scale=3., output_type='np')
+    draw = lambda **kwargs: library('a red house', generator=torch.Generator().manual_seed(0), **run, **kwargs).images
     wanted,theirs = draw(),library.text_encoder
     library.text_encoder = encoder
     try: assert np.abs(draw()-wanted).max()<1/255
     finally: library.text_encoder = theirs
 
 
-# The pictures
-
-def test_the_sheet_is_what_its_script_makes():
-    spec = importlib.util.spec_from_file_location('held_out', root/'tools/held_out.py')
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
-    x,rows = tool.held_out_pictures()
-    images,labels = real_pictures()
-    assert len(images)==len(rows)
-    for image,made,label,row in zip(images, x, labels, rows):
-        assert np.abs(np.asarray(image) - (made.permute(1,2,0)*255).numpy()).max()<=1.01
-        assert label['caption']==caption(row)
-
-def test_the_pictures_are_held_out():
-    trained = {caption(row) for row in combinations(held_out=False)}
-    labels = real_pictures()[1]
-    assert not trained & {label['caption'] for label in labels}
-    assert {f"{label['color']} {label['garment']}" in label['caption'] and label['background'] in label['caption'] for label in labels}=={True}
-    assert 'Zalando' in (root/'miniai/data/held-out/LICENSE').read_text()
-
-
 # Texts
 
 @pytest.mark.parametrize('clip_skip', [None,0,1,2,3])
 def test_layers_are_those_of_diffusers(library, encoder, clip_skip):
-    prompts = ['a photo of a red ankle boot on a blue background', '', 'zebra, 3 ducks']
+    prompts = ['a purple castle on a grey background', '', 'zebra, 3 ducks']
     theirs = library.encode_prompt(prompts, 'cpu', 1, False, clip_skip=clip_skip)[0]
-    assert torch.equal(encode_text(prompts, library.tokenizer, library.text_encoder, clip_skip), theirs)
+    assert close(encode_text(prompts, library.tokenizer, library.text_encoder, clip_skip), theirs)
     assert close(encode_text(prompts, library.tokenizer, encoder, clip_skip), theirs)
 
 @pytest.mark.parametrize('bad', [-1, 4, 1.5, 'last'])
 def test_layers_that_there_are_not(library, bad):
-    with pytest.raises((ValueError,TypeError), match='clip_skip.*at most 3'): encode_text('a bag', library.tokenizer, library.text_encoder, bad)
+    with pytest.raises((ValueError,TypeError), match='clip_skip.*at most 3'): encode_text('a cat', library.tokenizer, library.text_encoder, bad)
 
-@pytest.mark.parametrize('config', [dict(eos_token_id=2), dict(eos_token_id=609), dict(eos_token_id=609, use_attention_mask=True)], ids=['before 2023','now','masked'])
+@pytest.mark.parametrize('config', [dict(eos_token_id=2), {}, dict(use_attention_mask=True)], ids=['before 2023','now','masked'])
 @pytest.mark.parametrize('pad', ['<|endoftext|>','!'])
 def test_other_text_encoders(config, pad):
     tokenizer = CLIPTokenizer.from_pretrained(embedded_model()/'tokenizer', pad_token=pad)
     torch.manual_seed(0)
-    theirs = transformers.CLIPTextModel(CLIPTextConfig(hidden_size=32, intermediate_size=48, num_attention_heads=4, num_hidden_layers=5, vocab_size=610, max_position_embeddings=24, **config)).eval()
+    config = dict(eos_token_id=tokenizer.eos_token_id, vocab_size=len(tokenizer)) | config
+    theirs = transformers.CLIPTextModel(CLIPTextConfig(hidden_size=32, intermediate_size=48, num_attention_heads=4, num_hidden_layers=5, max_position_embeddings=24, **config)).eval()
     ours = CLIPTextModel(**theirs.config.to_dict()).eval()
     ours.load_state_dict(theirs.state_dict())
-    texts = ['a red bag', 'trousers']
+    texts = ['a red cat', 'trousers']
     tokens = tokenizer(texts, padding='max_length', max_length=24, return_tensors='pt')
     mask = dict(attention_mask=tokens.attention_mask) if 'use_attention_mask' in config else {}
     with torch.no_grad(): out = theirs(tokens.input_ids, output_hidden_states=True, **mask)
@@ -229,16 +208,16 @@ def test_other_text_encoders(config, pad):
         assert close(encode_text(texts, tokenizer, network, 4), theirs.final_layer_norm(out.hidden_states[1]))
 
 def test_words_before_do_not_see_words_after(library, encoder):
-    a,b = encode_text(['a red bag on white','a red coat on black'], library.tokenizer, encoder)
-    assert torch.allclose(a[:3], b[:3], atol=1e-5) and not torch.allclose(a[3], b[3], atol=1e-1)
+    a,b = encode_text(['a red cat on white','a red dog on black'], library.tokenizer, encoder)
+    assert close(a[:3], b[:3]) and not close(a[3], b[3], .05)
 
 def test_long_texts_are_cut_with_a_warning(library, clip):
-    with pytest.warns(UserWarning, match='cut off'): long = clip.text_features('bag '*40)
+    with pytest.warns(UserWarning, match='cut off'): long = clip.text_features('cat '*40)
     with warnings.catch_warnings():
         warnings.simplefilter('error')
-        assert torch.equal(clip.text_features('bag '*22), long)
+        assert close(clip.text_features('cat '*22), long)
 
-@pytest.mark.parametrize('texts,error', [([], ValueError), (3, TypeError), (None, TypeError), (['a bag', 3], TypeError)])
+@pytest.mark.parametrize('texts,error', [([], ValueError), (3, TypeError), (None, TypeError), (['a cat', 3], TypeError)])
 def test_what_is_no_text(clip, texts, error):
     for call in (lambda: clip.text_features(texts), lambda: similarity(texts, photo((64,64)))):
         with pytest.raises(error): call()
@@ -295,51 +274,48 @@ def test_preprocessing_is_that_of_transformers(w, h, size, crop, resample, mode,
     config = dict(size=size, crop_size=crop, resample=resample, do_resize=do_resize, do_center_crop=do_center_crop, image_mean=[.48,.46,.41], image_std=[.27,.26,.28])
     image = photo((w,h), mode)
     theirs = CLIPImageProcessor(**config)(image, return_tensors='pt').pixel_values[0]
-    assert torch.allclose(preprocess(image, config), theirs, atol=1e-5)
+    assert close(preprocess(image, config), theirs)
 
 def test_preprocessing_by_default_is_openai_s():
     theirs = CLIPImageProcessor()
     config = dict(image_mean=list(theirs.image_mean), image_std=list(theirs.image_std))
-    assert torch.allclose(preprocess(photo((300,180)), config), theirs(photo((300,180)), return_tensors='pt').pixel_values[0], atol=1e-5)
+    assert torch.allclose(preprocess(photo((300,180)), config), theirs(photo((300,180)), return_tensors='pt').pixel_values[0], atol=1e-4)
 
 
 # Texts and pictures
 
-def test_similarity_is_that_of_transformers(clip):
-    images,labels = real_pictures()
-    texts = [label['caption'] for label in labels[:7]]
+def test_similarity_is_that_of_transformers(clip, photos):
+    texts = ['a purple castle', 'an owl on a grey background', 'a cat to the left of a dog']
     processor = CLIPImageProcessor.from_pretrained(embedded_model()/'clip')
     tokens = CLIPTokenizer.from_pretrained(embedded_model()/'clip')(texts, padding=True, return_tensors='pt')
     theirs = transformers.CLIPModel.from_pretrained(embedded_model()/'clip', dtype=torch.float32).eval()
-    with torch.no_grad(): out = theirs(**tokens, pixel_values=processor(images[:9], return_tensors='pt').pixel_values)
-    assert torch.allclose(similarity(texts, images[:9], clip), out.text_embeds@out.image_embeds.T, atol=1e-5)
+    with torch.no_grad(): out = theirs(**tokens, pixel_values=processor(photos[:9], return_tensors='pt').pixel_values)
+    assert torch.allclose(similarity(texts, photos[:9], clip), out.text_embeds@out.image_embeds.T, atol=1e-4)
 
-def test_pictures_in_every_form_give_the_same():
-    images = real_pictures()[0][:3]
+def test_pictures_in_every_form_give_the_same(clip, photos):
+    images,texts = photos[:3],['a cat','a dog']
     arrays = [np.asarray(image) for image in images]
     tensors = torch.stack([torch.tensor(a).permute(2,0,1)/255 for a in arrays])
-    wanted = similarity(['a bag','a coat'], images)
+    wanted = similarity(texts, images, clip)
     assert wanted.shape==(2,3) and wanted.dtype==torch.float32
-    for form in (arrays, tensors, list(tensors), np.stack(arrays), tuple(images)): assert torch.allclose(similarity(['a bag','a coat'], form), wanted, atol=1e-5)
-    assert torch.allclose(similarity('a bag', images[1]), wanted[:1,1:2], atol=1e-5)
+    for form in (arrays, tensors, list(tensors), np.stack(arrays), tuple(images)): assert torch.allclose(similarity(texts, form, clip), wanted, atol=1e-4)
+    assert torch.allclose(similarity('a cat', images[1]), wanted[:1,1:2], atol=1e-4)
 
-def test_batches_change_nothing(clip):
-    images = real_pictures()[0][:10]
-    assert torch.allclose(clip.image_features(images, batch_size=3), clip.image_features(images), atol=1e-5)
+def test_batches_change_nothing(clip, photos):
+    assert close(clip.image_features(photos[:10], batch_size=3), clip.image_features(photos[:10]))
 
 def test_any_folder_of_a_clip(other):
     images = [photo((80,50)), photo((48,48), seed=1)]
     model = transformers.CLIPModel.from_pretrained(other).eval()
-    tokens = CLIPTokenizer.from_pretrained(other)(['a bag','boot'], padding=True, return_tensors='pt')
+    tokens = CLIPTokenizer.from_pretrained(other)(['a cat','castle'], padding=True, return_tensors='pt')
     with torch.no_grad(): out = model(**tokens, pixel_values=CLIPImageProcessor.from_pretrained(other)(images, return_tensors='pt').pixel_values)
-    for folder in (other, str(other), other.parent): assert torch.allclose(similarity(['a bag','boot'], images, folder), out.text_embeds@out.image_embeds.T, atol=1e-5)
+    for folder in (other, str(other), other.parent): assert torch.allclose(similarity(['a cat','castle'], images, folder), out.text_embeds@out.image_embeds.T, atol=1e-4)
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
-def test_half_precision(clip, dtype):
-    half = CLIP.from_pretrained(device='cpu', dtype=dtype)
-    images = real_pictures()[0][:4]
-    assert half.image_features(images).dtype==dtype
-    assert torch.allclose(similarity(['a bag','a coat'], images, half), similarity(['a bag','a coat'], images, clip), atol=.03)
+def test_half_precision(clip, photos, dtype):
+    half,texts = CLIP.from_pretrained(device='cpu', dtype=dtype),['a cat','a dog']
+    assert half.image_features(photos[:4]).dtype==dtype
+    assert torch.allclose(similarity(texts, photos[:4], half), similarity(texts, photos[:4], clip), atol=.03)
 
 def test_a_hub_id_is_fetched_once_and_without_pickles(other, monkeypatch):
     import huggingface_hub
@@ -362,17 +338,6 @@ def test_half_a_clip_is_refused(tmp_path):
     save_file({k:v for k,v in load_file(file).items() if not k.startswith('vision_model.encoder.layers.1')}, file, metadata=dict(format='pt'))
     with pytest.raises(ValueError, match='16 missing, such as vision_model.encoder.layers.1'): CLIP.from_pretrained(tmp_path)
 
-@pytest.mark.parametrize('images,error', [([], TypeError), ('bag.png', TypeError), (3, TypeError), ([3], TypeError), (torch.zeros(2,5,8,8), ValueError)])
+@pytest.mark.parametrize('images,error', [([], TypeError), ('cat.png', TypeError), (3, TypeError), ([3], TypeError), (torch.zeros(2,5,8,8), ValueError)])
 def test_what_is_no_picture(images, error):
-    with pytest.raises(error): similarity('a bag', images)
-
-def test_what_was_measured_is_what_one_sees():
-    zero = measured('clip')['zero_shot']
-    images,labels = real_pictures()
-    names = measured('clip')['names']['garments']
-    said = similarity(names, images).argmax(0)
-    live = np.mean([names[i]==label['garment'] for i,label in zip(said, labels)])
-    assert abs(live - np.mean(zero['ways']['bag']['held out']))<.12
-    for kind in ('trained on','held out'):
-        counts = np.array(zero['garments'][kind])
-        assert counts.sum()==zero['n']*3 and counts.trace()/counts.sum()==pytest.approx(np.mean(zero['ways']['bag'][kind]))
+    with pytest.raises(error): similarity('a cat', images)

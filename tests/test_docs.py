@@ -3,6 +3,7 @@
 nbdev 2 builds the site (it reads settings.ini); nbdev 3, with which the tests run, is given the same settings here."""
 import ast, inspect, json, os, re, shutil, subprocess, sys
 from configparser import ConfigParser
+from functools import lru_cache
 from importlib import import_module, metadata
 from pathlib import Path
 from urllib.parse import unquote
@@ -64,13 +65,16 @@ def site(tmp_path_factory):
     "The folder that Quarto would be given"
     return built_once(tmp_path_factory, 'docs', process)/'_proc'
 
+@lru_cache(None)
+def read(path): return nbformat.read(path, as_version=4)
+
 @pytest.fixture(scope='session')
-def pages(site): return {p.name: nbformat.read(site/p.name, as_version=4) for p in paths}
+def pages(site): return {p.name: read(site/p.name) for p in paths}
 
 @pytest.fixture(params=paths, ids=[p.stem for p in paths])
 def path(request): return request.param
 @pytest.fixture
-def source(path, site): return nbformat.read(site.parent/'nbs'/path.name, as_version=4)
+def source(path, site): return read(site.parent/'nbs'/path.name)
 @pytest.fixture
 def nb(path, pages): return pages[path.name]
 @pytest.fixture
@@ -135,7 +139,7 @@ def test_no_text_goes_with_the_title(source):
 def test_a_cell_that_imports_does_nothing_else(path):
     "nbdev runs every cell with an import in it, and those alone: what else it does would run without the cells before it"
     found = []
-    for cell in code(nbformat.read(path, as_version=4)):
+    for cell in code(read(path)):
         if 'eval: false' in cell.source or 'import' not in cell.source: continue
         tree = ast.parse(TransformerManager().transform_cell(cell.source))
         imports = any(isinstance(o, (ast.Import, ast.ImportFrom)) for o in ast.walk(tree))

@@ -4,7 +4,13 @@ from pathlib import Path
 
 root = Path(__file__).parent.parent
 kept = ['nbs', 'miniai', 'tools', 'settings.ini', 'pyproject.toml', 'README.md']
-steps = ['from nbdev.doclinks import nbdev_export as step', 'from nbdev.clean import nbdev_clean as step']
+steps = '''import runpy
+from nbdev.clean import nbdev_clean
+from nbdev.doclinks import nbdev_export
+runpy.run_path('tools/notebooks.py', run_name='__main__')
+nbdev_export()
+nbdev_clean()
+runpy.run_path('tools/readme.py', run_name='__main__')'''
 
 def contents(folder):
     "Every file's text; of the index, the symbols only, since its other half repeats nbdev's own configuration"
@@ -18,8 +24,6 @@ def test_badges_export_clean_and_readme_change_nothing(tmp_path):
         if (root/name).is_dir(): shutil.copytree(root/name, tmp_path/name, ignore=ignore)
         else: shutil.copy(root/name, tmp_path/name)
     before = contents(tmp_path)
-    subprocess.run([sys.executable, 'tools/notebooks.py'], cwd=tmp_path, check=True)
-    for step in steps: subprocess.run([sys.executable, '-c', f'{step}; step()'], cwd=tmp_path, check=True)
-    subprocess.run([sys.executable, 'tools/readme.py'], cwd=tmp_path, check=True)
+    subprocess.run([sys.executable, '-c', steps], cwd=tmp_path, check=True)
     after = contents(tmp_path)
     assert [name for name in sorted(before.keys() | after.keys()) if before.get(name) != after.get(name)] == []

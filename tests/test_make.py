@@ -38,7 +38,7 @@ def sentence(res):
     assert len(found) == 1, text
     return found[0]
 
-prompts = ['a red bag', "it's a bag", 'a "red" bag', '$HOME', '$(touch pwned)', '`touch pwned`', '; touch pwned', '$$', '$5 bag', '${PATH} $(PYTHON)',
+prompts = ['a red cat', "it's a cat", 'a "red" cat', '$HOME', '$(touch pwned)', '`touch pwned`', '; touch pwned', '$$', '$5 cat', '${PATH} $(PYTHON)',
     'a # b', '100% red', 'a\\b', '--help', '-n', '*', '~', 'a=b', '  two  spaces ', 'été ☂', '!', "a'\"b", '']
 
 @pytest.mark.parametrize('prompt', prompts)
@@ -50,9 +50,9 @@ def test_a_prompt_arrives_as_typed(installed, prompt):
         assert 'make lab' in res.stdout and not (installed/'pwned').exists()
 
 def test_the_picture_goes_where_it_is_told(installed):
-    assert make(installed, 'run', 'OUT=my $5 pictures/bag.png').returncode == 0
+    assert make(installed, 'run', 'OUT=my $5 pictures/cat.png').returncode == 0
     arguments = json.loads((installed/'arguments').read_text())
-    assert 'my $5 pictures/bag.png' in arguments and (installed/'my $5 pictures').is_dir()
+    assert 'my $5 pictures/cat.png' in arguments and (installed/'my $5 pictures').is_dir()
 
 def test_a_second_run_installs_nothing(installed):
     assert make(installed, 'run', 'PYTHON=no-such-python').returncode == 0

@@ -2,6 +2,7 @@
 
 A notebook with a number is a lesson; the others are pages of the documentation."""
 import ast, re
+from functools import lru_cache
 from pathlib import Path
 import nbformat, pytest
 from IPython.core.inputtransformer2 import TransformerManager
@@ -13,8 +14,11 @@ machine_path = re.compile(r'(?<![\w.:/])/(work|root|home|tmp|Users|private|var/f
 @pytest.fixture(params=paths, ids=[p.stem for p in paths])
 def path(request): return request.param
 
+@lru_cache(None)
+def read(path): return nbformat.read(path, as_version=4)
+
 @pytest.fixture
-def nb(path): return nbformat.read(path, as_version=4)
+def nb(path): return read(path)
 
 def is_lesson(path): return path.stem[0].isdigit()
 def code_cells(nb): return [c for c in nb.cells if c.cell_type == 'code']

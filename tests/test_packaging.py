@@ -22,8 +22,9 @@ def tracked(*patterns):
     if not (root/'.git').exists(): pytest.skip('this is no git clone')
     return subprocess.run(['git', 'ls-files', *patterns], cwd=root, text=True, capture_output=True, check=True).stdout.splitlines()
 
-def copy_package(folder):
-    for name in tracked('miniai', 'setup.py', 'settings.ini', 'pyproject.toml', 'README.md', 'LICENSE'):
+def copy_package(folder, package='miniai'):
+    "What a wheel is built from"
+    for name in tracked(package, 'setup.py', 'settings.ini', 'pyproject.toml', 'README.md', 'LICENSE'):
         (folder/name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(root/name, folder/name)
 
@@ -33,7 +34,7 @@ def test_one_version():
     assert miniai.__version__ == settings['version']
 
 def test_two_versions_cannot_be_built(tmp_path):
-    copy_package(tmp_path)
+    copy_package(tmp_path, 'miniai/__init__.py')
     assert setup_py(tmp_path, '--version').stdout.strip() == settings['version']
     (tmp_path/'miniai/__init__.py').write_text('__version__ = "9.9.9"\n')
     res = setup_py(tmp_path, '--version')
@@ -44,10 +45,15 @@ def test_pyproject_repeats_settings():
     assert project['project']['name'] == settings['lib_name']
     assert {k: nbdev[k] for k in ('lib_path', 'nbs_path', 'doc_path', 'tst_flags')} == {k: settings[k] for k in ('lib_path', 'nbs_path', 'doc_path', 'tst_flags')}
 
-def test_the_wheel_holds_all_of_the_package(tmp_path):
-    copy_package(tmp_path)
-    subprocess.run([sys.executable, '-m', 'pip', 'wheel', '-q', '--no-deps', '--no-build-isolation', '--no-index', '-w', 'wheels', '.'], cwd=tmp_path, check=True)
-    wheel, = (tmp_path/'wheels').glob('*.whl')
+def build_wheel(folder):
+    "The wheel, in folder/wheels"
+    copy_package(folder/'source')
+    subprocess.run([sys.executable, '-m', 'pip', 'wheel', '-q', '--no-deps', '--no-build-isolation', '--no-index', '-w', folder/'wheels', '.'], cwd=folder/'source', check=True)
+    wheel, = (folder/'wheels').glob('*.whl')
+    return wheel
+
+def test_the_wheel_holds_all_of_the_package(elsewhere):
+    wheel, = (elsewhere.parent/'wheels').glob('*.whl')
     with zipfile.ZipFile(wheel) as z:
         names = set(z.namelist())
         metadata, entry_points = [z.read(next(n for n in names if n.endswith(f))).decode() for f in ('dist-info/METADATA', 'dist-info/entry_points.txt')]
@@ -59,6 +65,11 @@ def test_the_wheel_holds_all_of_the_package(tmp_path):
 def test_the_repository_is_small():
     sizes = {name: (root/name).stat().st_size for name in tracked() if (root/name).exists()}
     assert sum(sizes.values()) < 60e6 and max(sizes.values()) < 12e6
+
+def test_the_weights_are_small_and_of_one_world():
+    weights = {name: (root/name).stat().st_size for name in tracked('*.safetensors')}
+    assert 1e6 < sum(weights.values()) < 45e6
+    assert not tracked('miniai/models/fashion', 'miniai/models/judge.safetensors') # The first edition's
 
 def test_home_stands_in_settings_only():
     "And in the notebooks' badges, which tools/notebooks.py writes"

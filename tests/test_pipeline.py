@@ -8,7 +8,7 @@ from hypothesis import given, settings, strategies as st
 from miniai.core import *
 from miniai.pipeline import *
 
-prompt = 'a photo of a red ankle boot on a blue background'
+prompt = 'a purple castle on a grey background'
 pytestmark = pytest.mark.filterwarnings('ignore:__array__ implementation:DeprecationWarning') # numpy's, of the library's schedulers
 schedulers = ['DDIM', 'PNDM', 'LMSDiscrete', 'EulerDiscrete', 'EulerAncestralDiscrete', 'DPMSolverMultistep']
 
@@ -28,6 +28,10 @@ def close(a, b, tol=1e-4):
     return (a-b).abs().max()<=tol*b.abs().max()
 
 
+@pytest.fixture(scope='module')
+def sd(tiny): return tiny # What is tested here holds for any network
+
+
 # The library's picture
 
 @pytest.fixture(scope='module')
@@ -45,22 +49,22 @@ def both(pair, scheduler, prompts, negatives, n, **kwargs):
     ours,library = pair
     ours.scheduler = scheduler
     library.scheduler = copy.deepcopy(scheduler)
-    noise = torch.randn(len(prompts), 4, 8, 8, generator=torch.Generator().manual_seed(n))
-    new = lambda: dict(num_inference_steps=n, latents=noise.clone(), generator=torch.Generator().manual_seed(1), **kwargs)
+    noise = torch.randn(ours.latent_shape(len(prompts)), generator=torch.Generator().manual_seed(n))
+    new = lambda: dict(num_inference_steps=n, latents=noise.clone(), generator=torch.Generator().manual_seed(1), **{'guidance_scale':4, **kwargs})
     return ours(prompts, negative_prompt=negatives, **new()), library(prompts, negative_prompt=negatives, **new()).images
 
 
-pairwise = [(['embedded','sd15','sd21'][(i+j)%3], name, n, [1,7.5][(i+j)%2]) for i,name in enumerate(schedulers) for j,n in enumerate([1,7,20])]
+pairwise = [(['embedded','sd15','sd21'][(i+j)%3], name, n, [1,7.5][(i+j)%2]) for i,name in enumerate(schedulers) for j,n in enumerate([1,7,12])]
 
 @pytest.mark.parametrize('folder,name,n,guidance_scale', pairwise) # Any two of these choices meet in one of the runs
 def test_the_librarys_picture(pairs, folder, name, n, guidance_scale):
     scheduler = scheduler_like(pairs[folder][0].scheduler, name)
-    ours,library = both(pairs[folder], scheduler, [prompt], ['a bag'], n, guidance_scale=guidance_scale)
+    ours,library = both(pairs[folder], scheduler, [prompt], ['a cat'], n, guidance_scale=guidance_scale)
     assert difference(ours, library) <= 1
 
 
 @pytest.mark.parametrize('folder', ['embedded','sd15','sd21','masked','distilled'])
-@pytest.mark.parametrize('change', [dict(guidance_scale=3), dict(num_inference_steps=6), dict(negative_prompt='a coat'), dict(seed=1)])
+@pytest.mark.parametrize('change', [dict(guidance_scale=3), dict(num_inference_steps=6), dict(negative_prompt='a dog'), dict(seed=1)])
 def test_another_picture_would_be_noticed(pairs, folder, change):
     if folder=='distilled' and 'negative_prompt' in change: pytest.skip('such a network is not asked for the negative prompt')
     ours = pairs[folder][0]
@@ -70,14 +74,14 @@ def test_another_picture_would_be_noticed(pairs, folder, change):
 
 @pytest.mark.parametrize('guidance_scale', [-1, 0, .5, 1.01])
 def test_the_librarys_picture_around_no_guidance(pairs, guidance_scale):
-    assert difference(*both(pairs['embedded'], pairs['embedded'][0].scheduler, [prompt], ['a bag'], 5, guidance_scale=guidance_scale)) <= 1
+    assert difference(*both(pairs['embedded'], pairs['embedded'][0].scheduler, [prompt], ['a cat'], 5, guidance_scale=guidance_scale)) <= 1
 
 
 @pytest.mark.parametrize('name', schedulers)
 @pytest.mark.parametrize('folder', ['embedded','masked','distilled'])
 def test_the_librarys_pictures_of_a_batch(pairs, folder, name):
     scheduler = scheduler_like(pairs[folder][0].scheduler, name)
-    ours,library = both(pairs[folder], scheduler, [prompt,'a bag'], ['a coat',''], 7, guidance_scale=4)
+    ours,library = both(pairs[folder], scheduler, [prompt,'a cat'], ['a dog',''], 7, guidance_scale=4)
     assert difference(ours, library) <= 1
 
 
@@ -88,7 +92,7 @@ def test_the_librarys_picture_with_other_noise_levels(pairs, name, config):
     assert difference(*both(pairs['embedded'], scheduler, [prompt], [''], 7)) <= 1
 
 
-@pytest.mark.parametrize('n', [7,20])
+@pytest.mark.parametrize('n', [7,12])
 def test_the_librarys_picture_with_the_first_steps_of_pndm(pairs, n):
     scheduler = scheduler_like(pairs['embedded'][0].scheduler, 'PNDM', skip_prk_steps=False)
     assert difference(*both(pairs['embedded'], scheduler, [prompt], [''], n)) <= 1
@@ -99,7 +103,7 @@ def test_the_librarys_picture_with_the_first_steps_of_pndm(pairs, n):
 def test_the_librarys_picture_in_other_sizes(pairs, height, width):
     ours,library = pairs['embedded']
     library.scheduler = ours.scheduler = diffusers.DDIMScheduler.from_config(ours.scheduler.config)
-    size = dict(height=height, width=width, num_inference_steps=5)
+    size = dict(height=height, width=width, num_inference_steps=5, guidance_scale=4)
     images = ours(prompt, seed=3, **size)
     assert images[0].size == (width,height)
     assert difference(images, library(prompt, generator=torch.Generator().manual_seed(3), **size).images) <= 1
@@ -125,7 +129,7 @@ def test_distilled_guidance_takes_one_evaluation_a_step(pairs, monkeypatch):
 def test_an_image_is_the_same_alone_and_in_a_batch(sd, name):
     own = copy.copy(sd)
     own.scheduler = scheduler_like(sd.scheduler, name)
-    prompts = [f'a photo of a {c} dress on a white background' for c in ('red','green','blue')]
+    prompts = [f'a {c} star on a white background' for c in ('red','green','blue')]
     run = dict(num_inference_steps=6, guidance_scale=3)
     batch = own(prompts, seed=5, **run)
     alone = [own(p, seed=5+i, **run)[0] for i,p in enumerate(prompts)]
@@ -285,21 +289,21 @@ def test_parts_are_replaceable(sd):
 @pytest.mark.parametrize('name', schedulers)
 def test_only_what_is_assigned_changes_the_run(sd, name):
     scheduler = scheduler_like(sd.scheduler, name)
-    coat = encode_text('a coat', sd.tokenizer, sd.text_encoder)
+    other = encode_text('a dog', sd.tokenizer, sd.text_encoder)
     def last(change):
         for step in run(sd, scheduler=scheduler, generator=torch.Generator().manual_seed(0)):
             if step.index==1: change(step)
         return step.latents
     plain = last(lambda step: None)
     assert close(plain, last(lambda step: setattr(step, 'latents', step.latents.clone())))
-    for name,value in dict(latents=torch.ones(1,4,8,8), guidance_scale=3., embeddings=coat, uncond_embeddings=coat).items():
+    for name,value in dict(latents=torch.ones(1,4,8,8), guidance_scale=3., embeddings=other, uncond_embeddings=other).items():
         assert not close(plain, last(lambda step: setattr(step, name, value)), 1e-3)
 
 
 def test_what_a_step_is_given_is_what_the_network_gets(sd):
     asked = []
     hook = sd.unet.register_forward_pre_hook(lambda module,args,kwargs: asked.append((args[0].clone(), kwargs['encoder_hidden_states'].clone())), with_kwargs=True)
-    other = encode_text(['a coat','a bag'], sd.tokenizer, sd.text_encoder)
+    other = encode_text(['a dog','a cat'], sd.tokenizer, sd.text_encoder)
     for step in run(sd):
         if step.index==0: step.guidance_scale = 1
         if step.index==1: step.latents,step.embeddings = torch.zeros_like(step.latents),other[:1]
@@ -367,7 +371,7 @@ def test_guidance_can_begin_late(sd):
     args = dict(seed=0, num_inference_steps=4, guidance_scale=1)
     plain,guided = sd(prompt, **args),calling(sd, late)(prompt, **args)
     assert difference(plain, guided) > 1
-    assert difference(guided, calling(sd, late)(prompt, negative_prompt='a red bag', **args)) > 1
+    assert difference(guided, calling(sd, late)(prompt, negative_prompt='a red cat', **args)) > 1
 
 
 def test_a_callback_can_end_the_run(sd):
@@ -431,7 +435,7 @@ def test_a_string_is_a_list_of_one(sd):
 
 def test_one_negative_prompt_is_for_all(sd):
     run = dict(seed=1, num_inference_steps=3)
-    assert difference(sd([prompt]*2, negative_prompt='a bag', **run), sd([prompt]*2, negative_prompt=['a bag']*2, **run)) <= 1
+    assert difference(sd([prompt]*2, negative_prompt='a cat', **run), sd([prompt]*2, negative_prompt=['a cat']*2, **run)) <= 1
     assert difference(sd(prompt, negative_prompt=None, **run), sd(prompt, **run)) <= 1
 
 
@@ -439,7 +443,7 @@ def test_the_words_cut_off_are_named(sd):
     with pytest.warns(UserWarning, match="cut off: '.*purple hat'"): encode_text(prompt*20 + ' with a purple hat', sd.tokenizer, sd.text_encoder)
     with warnings.catch_warnings():
         warnings.simplefilter('error')
-        encode_text([prompt,'','日本 🥾 ñ'], sd.tokenizer, sd.text_encoder)
+        encode_text([prompt,'','日本 🏰 ñ'], sd.tokenizer, sd.text_encoder)
 
 
 def test_a_prompt_that_just_fits_is_not_cut(sd):
@@ -451,7 +455,7 @@ def test_a_prompt_that_just_fits_is_not_cut(sd):
 
 
 @given(st.text(max_size=300))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_any_text_becomes_embeddings(sd, text):
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
@@ -459,11 +463,12 @@ def test_any_text_becomes_embeddings(sd, text):
     assert embeddings.shape == (1, sd.tokenizer.model_max_length, sd.unet.config.cross_attention_dim) and embeddings.isfinite().all()
 
 
-def test_words_that_the_model_has_never_seen_are_named(sd):
-    with pytest.warns(UserWarning, match="never seen 'cat', 'mat'; it draws .*t-shirt, .*red"): sd.steps('a cat on a mat')
+def test_words_that_the_model_has_never_seen_are_named(pairs):
+    sd = pairs['embedded'][0]
+    with pytest.warns(UserWarning, match="never seen 'spoon', 'mat'; it draws .*castle, .*red"): sd.steps('a spoon on a mat')
     with warnings.catch_warnings():
         warnings.simplefilter('error')
-        sd.steps(['A photo of red boots, on a BLUE background.', 'a t-shirt', ''])
+        sd.steps(['A drawing of red castles, on a BLUE background.', 'a t-shirt', ''])
 
 
 # Folders
@@ -483,7 +488,7 @@ def test_a_folder_says_what_it_recommends_and_knows(folder):
     with warnings.catch_warnings():
         warnings.simplefilter('error')
         assert difference(plain(**run), plain(**run, guidance_scale=7.5)) <= 1
-    (folder/'miniai.json').write_text('{"guidance_scale": 2, "words": ["boot"]}')
+    (folder/'miniai.json').write_text('{"guidance_scale": 2, "words": ["castle"]}')
     own = StableDiffusion.from_pretrained(folder, device='cpu')
-    with pytest.warns(UserWarning, match="never seen 'a', 'photo'"): drawn = own(**run)
+    with pytest.warns(UserWarning, match="never seen 'a', 'purple'"): drawn = own(**run)
     assert difference(drawn, plain(**run, guidance_scale=2)) <= 1 < difference(drawn, plain(**run))

@@ -87,7 +87,7 @@ def library_errs(name, config, n):
 def test_trajectories_are_the_librarys(name):
     seen = []
 
-    least = 20 if name=='LMSDiscrete' else 40 # the library integrates numerically, and slowly
+    least = 15 if name=='LMSDiscrete' else 30 # the library integrates numerically, and slowly
 
     @settings(max_examples=least, deadline=None, derandomize=True, database=None)
     @given(runs(name))
@@ -221,7 +221,7 @@ def test_set_timesteps_starts_afresh(name):
     expected = trajectory(s, n)
     s.set_timesteps(n)
     for t in s.timesteps[:4]: s.step(noise(), t, noise())
-    assert torch.equal(trajectory(s, n), expected)
+    assert torch.equal(trajectory(s, n), expected) # Sums of two numbers: no machine adds them in another order
     s.set_timesteps(9)
     assert torch.equal(trajectory(s, n), expected)
 
@@ -305,38 +305,35 @@ def test_devices(name):
 
 # In pipelines
 
-@pytest.fixture(scope='module')
-def sd(): return StableDiffusion.from_pretrained(embedded_model(), device='cpu')
+@pytest.fixture
+def config(tiny): return {**tiny.scheduler.config, 'skip_prk_steps':True}
 
-@pytest.fixture(scope='module')
-def config(sd): return {**sd.scheduler.config, 'skip_prk_steps':True}
-
-def pipeline_of(kind, sd, scheduler):
+def pipeline_of(kind, tiny, scheduler):
     "One of the library's pipelines, of our parts"
-    pipeline = kind(**{**vars(sd), 'scheduler':scheduler}, safety_checker=None, feature_extractor=None, requires_safety_checker=False)
+    pipeline = kind(**{**vars(tiny), 'scheduler':scheduler}, safety_checker=None, feature_extractor=None, requires_safety_checker=False)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
 def pixels(a, b): return max(np.abs(np.asarray(x).astype(int) - np.asarray(y)).max() for x,y in zip(a, b, strict=True))
 
 @every
-def test_in_our_pipeline_and_in_the_librarys(name, sd, config):
-    drawn,prompts = [],['a photo of a red boot','a bag']
+def test_in_our_pipeline_and_in_the_librarys(name, tiny, config):
+    drawn,prompts = [],['a red house','a cat']
     for source in ours,diffusers:
         scheduler = cls(name, source).from_config(config)
-        drawn.append(StableDiffusion(**{**vars(sd), 'scheduler':scheduler})(prompts, seed=3, num_inference_steps=5))
-        library,seeds = pipeline_of(StableDiffusionPipeline, sd, scheduler),[torch.Generator().manual_seed(s) for s in (3,4)]
+        drawn.append(StableDiffusion(**{**vars(tiny), 'scheduler':scheduler})(prompts, seed=3, num_inference_steps=5))
+        library,seeds = pipeline_of(StableDiffusionPipeline, tiny, scheduler),[torch.Generator().manual_seed(s) for s in (3,4)]
         drawn.append(library(prompts, generator=seeds, num_inference_steps=5).images)
     for other in drawn[1:]: assert pixels(drawn[0], other)<=1
 
 @pytest.mark.parametrize('name', [n for n in names if n not in ('LMSDiscrete','PNDM')])
-def test_in_the_librarys_image_to_image(name, sd, config):
+def test_in_the_librarys_image_to_image(name, tiny, config):
     "Not LMS and PNDM: their namesakes go wrong there, see below"
-    start,drawn = sd('a photo of a red boot', seed=1, num_inference_steps=4)[0],[]
+    start,drawn = tiny('a red house', seed=1, num_inference_steps=4)[0],[]
     for source in ours,diffusers:
-        pipeline = pipeline_of(StableDiffusionImg2ImgPipeline, sd, cls(name, source).from_config(config))
+        pipeline = pipeline_of(StableDiffusionImg2ImgPipeline, tiny, cls(name, source).from_config(config))
         run = dict(strength=.6, num_inference_steps=8, generator=torch.Generator().manual_seed(2))
-        drawn.append(pipeline('a photo of a green coat', start, **run).images)
+        drawn.append(pipeline('a green ghost', start, **run).images)
     assert pixels(*drawn)<=1
 
 @pytest.mark.parametrize('name', ['LMSDiscrete','PNDM'])

@@ -26,15 +26,12 @@ sd15 = dict(bos_token=old_style('<|startoftext|>'), eos_token=old_style('<|endof
             pad_token='<|endoftext|>', model_max_length=77)
 sd21 = {**sd15, 'pad_token':'!'}
 names = dict(bos_token='<|startoftext|>', eos_token='<|endoftext|>', unk_token='<|endoftext|>', pad_token='!')
-listed = {str(i): dict(content=t, special=True, **{**written, 'normalized':False}) for i,t in ((0,'!'), (608,'<|startoftext|>'), (609,'<|endoftext|>'))}
+ids = json.loads((embedded/'vocab.json').read_text(encoding='utf-8'))
+listed = {str(ids[t]): dict(content=t, special=True, **{**written, 'normalized':False}) for t in ('!','<|startoftext|>','<|endoftext|>')}
 
 def embedded_with(folder, config):
     "The embedded vocabulary with another configuration"
     folder.mkdir()
-    ids = json.loads((embedded/'vocab.json').read_text(encoding='utf-8'))
-    where = {t: ids[t] for t in ('!','<|startoftext|>','<|endoftext|>')}
-    if 'added_tokens_decoder' in config:
-        config = {**config, 'added_tokens_decoder': {str(where[o['content']]): o for o in config['added_tokens_decoder'].values()}}
     for name in 'vocab.json','merges.txt': shutil.copy(embedded/name, folder)
     (folder/'tokenizer_config.json').write_text(json.dumps(config))
     (folder/'special_tokens_map.json').write_text(json.dumps({k:config[k] for k in names}))
@@ -64,24 +61,24 @@ def pair(request, vocabularies): return vocabularies[request.param]
 def newer_mark(c): return unicodedata.combining(c) and unicodedata.ucd_3_2_0.category(c)=='Cn'
 
 known = [c for c in map(chr, range(sys.maxunicode+1)) if unicodedata.category(c) not in ('Cn','Cs') and not newer_mark(c)]
-tricky = ["'s", "'T", "'re", "’s", "'", "it's", "THEY'VE", "2026", "½", "!", "!!", "...", "-", "t-shirt", "boot", "Boots", "a", "photo of", "</w>",
+tricky = ["'s", "'T", "'re", "’s", "'", "it's", "THEY'VE", "2026", "½", "!", "!!", "...", "-", "t-shirt", "castle", "Castles", "a", "drawing of", "</w>",
           "<|endoftext|>", "<|startoftext|>", "<|", "|>", " ", "  ", "\t", "\r\n", "\x00", "\x1c\x1d\x1e\x1f", "\x85", "\xa0", "\u200b", "\u2028", "\u3000",
           "\ufeff", "\u180e", "\xad", "\u202e", "e\u0301", "é", "Σ", "ΟΔΟΣ", "ς", "İ", "ı", "ß", "ẞ", "ſ", "Ω", "K", "Å", "ﬁ", "가", "각", "ᄀ", "ᅡ", "ᆨ",
           "\u0344", "\u0f73", "क़", "\u0338=", "≠", "👢", "👩‍👩‍👧‍👦", "👍🏽", "🇩🇪", "🏴󠁧󠁢󠁳󠁣󠁴󠁿", "#️⃣", "שלום", "مرحبا", "नमस्ते", "สวัสดี", "日本語", "한국어", "\U0010ffff", "\ue000", "\ufffd"]
 pieces = st.one_of(st.sampled_from(tricky), st.text(st.sampled_from(known), max_size=3), st.text(st.sampled_from([c for c in known if unicodedata.combining(c)]), max_size=4),
-                   st.text('abcdeot ', max_size=8))
+                   st.text('aceglost ', max_size=8))
 texts = st.lists(st.lists(pieces, max_size=10).map(''.join), min_size=25, max_size=25)
 
 @pytest.mark.parametrize('maker', makers)
 def test_the_ids_of_any_text_are_the_librarys(maker, vocabularies):
     (theirs,ours),seen = vocabularies[maker],[]
     @given(texts)
-    @settings(max_examples=60 if maker=='embedded' else 25, deadline=None, derandomize=True, database=None)
+    @settings(max_examples=40 if maker=='embedded' else 15, deadline=None, derandomize=True, database=None)
     def check(batch):
         seen.extend(batch)
         assert ours(batch).input_ids == theirs(batch).input_ids
     check()
-    assert len(seen) >= 25*25
+    assert len(seen) >= 15*25
 
 def test_every_known_character_is_normalized_and_cut_as_the_library_does(vocabularies):
     backend,letters = vocabularies['embedded'][0].backend_tokenizer,bytes_to_unicode()
@@ -96,12 +93,12 @@ def test_every_known_character_is_normalized_and_cut_as_the_library_does(vocabul
 
 def test_long_words(pair):
     theirs,ours = pair
-    for text in 'a'*300, 'boot'*100, '👢'*100, '.'*300: assert ours(text).input_ids == theirs(text).input_ids
+    for text in 'a'*300, 'castle'*100, '🏰'*100, '.'*300: assert ours(text).input_ids == theirs(text).input_ids
 
 
 # ---- the same results in every respect
 
-batches = ['a bag', '', ['a bag'], ['a bag','a red ankle boot on a blue background and more',''], ['<|endoftext|> a','b <|startoftext|>']]
+batches = ['a cat', '', ['a cat'], ['a cat','a purple castle on a grey background and more',''], ['<|endoftext|> a','b <|startoftext|>']]
 options = [dict(padding=p, truncation=t, max_length=n) for p in (False,True,'longest','max_length') for t in (False,True) for n in (None,2,7,30)]
 
 @pytest.mark.filterwarnings('ignore:.*max_length.*is ignored')
@@ -134,14 +131,14 @@ def test_tokens_and_texts_of_ids(pair):
     assert ours.batch_decode(ids) == theirs.batch_decode(ids) and ours.decode(ids[0]) == theirs.decode(ids[0])
 
 def test_a_result_moves_to_a_device_and_unpacks():
-    batch = BPETokenizer.from_pretrained(embedded)(['a bag'], return_tensors='pt').to('cpu')
+    batch = BPETokenizer.from_pretrained(embedded)(['a cat'], return_tensors='pt').to('cpu')
     assert isinstance(batch, TokenBatch) and dict(**batch).keys() == {'input_ids','attention_mask'}
     assert batch.to('meta').input_ids.device.type == 'meta'
 
 def test_it_can_be_copied_and_sent_to_other_processes():
     ours = BPETokenizer.from_pretrained(embedded)
-    expected = ours.encode('a bootless robot')
-    for again in copy.deepcopy(ours),pickle.loads(pickle.dumps(ours)): assert again.encode('a bootless robot') == expected
+    expected = ours.encode('a castleless robot')
+    for again in copy.deepcopy(ours),pickle.loads(pickle.dumps(ours)): assert again.encode('a castleless robot') == expected
 
 def test_it_needs_neither_diffusers_nor_transformers():
     found = "import miniai.tokenizer, sys; print([m for m in ('diffusers','transformers','IPython') if m in sys.modules])"
@@ -150,18 +147,17 @@ def test_it_needs_neither_diffusers_nor_transformers():
 
 # ---- in the pipeline
 
-def test_our_pipeline_and_the_librarys_draw_the_same_picture_with_it():
+def test_our_pipeline_and_the_librarys_draw_the_same_picture_with_it(sd):
     from diffusers import StableDiffusionPipeline
     from miniai.pipeline import StableDiffusion
-    sd = StableDiffusion.from_pretrained(embedded_model(), device='cpu')
-    images,run = [],dict(negative_prompt=['a bag']*2, num_inference_steps=3)
-    prompts = ["a photo of a Red boot, it's 👢 長靴", 'a red bag']
+    images,run = [],dict(negative_prompt=['a cat']*2, num_inference_steps=2)
+    prompts = ["a drawing of a Red castle, it's 🏰 城", 'a red star']
     for tokenizer in sd.tokenizer,BPETokenizer.from_pretrained(embedded_model(), subfolder='tokenizer'):
         parts = {**vars(sd), 'tokenizer':tokenizer}
         images.append(StableDiffusion(**parts)(prompts, seed=3, progress=False, **run))
         library = StableDiffusionPipeline(**parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False)
         library.set_progress_bar_config(disable=True)
-        images.append(library([prompts[0], 'a red bag '*20], generator=torch.Generator().manual_seed(0), **run).images)
+        images.append(library([prompts[0], 'a red star '*20], generator=torch.Generator().manual_seed(0), **run).images)
     for a,b in zip(images[:2], images[2:]): assert [o.tobytes() for o in a] == [o.tobytes() for o in b]
 
 
@@ -176,12 +172,23 @@ def test_training_does_not_depend_on_order_or_chance():
 def test_training_stops_when_all_words_are_whole():
     assert len(train_bpe(['aaaa'], 10**6)) == 512 + len(['aa','aa</w>','aaaa</w>']) + 2
 
-def test_the_captions_make_the_embedded_vocabulary():
+@pytest.fixture(scope='module')
+def captions():
+    from miniai.emoji import captions, random_rows
+    return captions(random_rows(2000, torch.Generator().manual_seed(0)), torch.Generator().manual_seed(0))[0]
+
+def test_training_is_the_librarys(captions, tmp_path):
     "The library settles ties by chance: merges may change places, no token and no cut changes"
-    from miniai.training import all_captions
-    learned,shipped = train_bpe(all_captions, 5000, model_max_length=24),BPETokenizer.from_pretrained(embedded)
-    assert learned.vocab.keys() == shipped.vocab.keys()
-    assert all(learned.tokenize(o) == shipped.tokenize(o) for o in [*all_captions, *other_texts, *tricky])
+    from miniai.training import train_tokenizer
+    train_tokenizer(captions, tmp_path/'theirs', 24)
+    ours,theirs = train_bpe(captions, 5000, model_max_length=24),BPETokenizer.from_pretrained(tmp_path/'theirs')
+    assert ours.vocab.keys() == theirs.vocab.keys()
+    assert all(ours.tokenize(o) == theirs.tokenize(o) for o in [*captions[::10], *other_texts, *tricky])
+
+def test_every_word_of_a_caption_is_one_token_of_the_embedded_vocabulary(captions):
+    "That's where training stops: when all words are whole"
+    words = {word for text in captions for word in pre_tokenize(text)}
+    assert len(words)>150 and words <= {token.removesuffix('</w>') for token in ids if token.endswith('</w>')}
 
 def test_saved_and_loaded_it_is_the_same(pair, tmp_path):
     theirs,ours = pair
@@ -198,7 +205,7 @@ def test_a_missing_file_is_named(tmp_path):
 
 def test_the_picture_shows_every_token_once_and_nothing_as_markup(pair):
     theirs,ours = pair
-    for text in ["<script>alert('a')</script>", 'a & b', '👢 boots', '\u202e e\u0301 \u0301', 'שלום', '']:
+    for text in ["<script>alert('a')</script>", 'a & b', '🏰 castles', '\u202e e\u0301 \u0301', 'שלום', '']:
         html = show_tokens(text, ours).data
         assert html == show_tokens(text, theirs).data
         assert html.count('<sub') == len(ours.encode(text)) and '<script' not in html and '\u202e' not in html

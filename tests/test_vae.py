@@ -6,19 +6,24 @@ from diffusers.image_processor import VaeImageProcessor
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion_img2img import retrieve_latents
 from hypothesis import given, settings, strategies as st
 from PIL import Image
-from miniai.clip import real_pictures, to_rgb
-from miniai.core import embedded_model, measured
+from miniai.clip import to_rgb
+from miniai.core import embedded_model
 from miniai.pipeline import decode
 from miniai.random import WichmannHill
 from miniai.vae import *
 
-some = settings(deadline=None, derandomize=True, max_examples=30)
+some = settings(deadline=None, derandomize=True, max_examples=20)
 
 @pytest.fixture(scope='module')
 def vae(): return AutoencoderKL.from_pretrained(embedded_model(), 'vae')
 
+def noise(vae, n, seed=0):
+    "Latents of `n` pictures of 64 by 64 pixels"
+    side = 64//vae_factor(vae)
+    return torch.randn(n, vae.config.latent_channels, side, side, generator=torch.Generator().manual_seed(seed))
+
 @pytest.fixture(scope='module')
-def images(): return real_pictures()[0][::20]
+def images(photos): return photos[:4]
 
 def other_config(blocks=2, channels=4, **kwargs):
     return dict(block_out_channels=(8,)*blocks, norm_num_groups=4, layers_per_block=1, latent_channels=channels,
@@ -48,7 +53,7 @@ def seeds(n): return [torch.Generator().manual_seed(i) for i in range(n)]
 
 # The network
 
-def close(ours, theirs, tol=1e-5): return (ours-theirs).abs().max()<=tol*theirs.abs().max()
+def close(ours, theirs, tol=1e-4): return (ours-theirs).abs().max()<=tol*theirs.abs().max()
 
 @st.composite
 def configs(draw):
@@ -58,6 +63,7 @@ def configs(draw):
     return other_config(blocks, draw(st.integers(1,6)), block_out_channels=widths, norm_num_groups=groups, layers_per_block=draw(st.integers(1,3)),
         in_channels=draw(st.sampled_from([1,3])), out_channels=draw(st.sampled_from([1,3])), **flags)
 
+@pytest.mark.this_machine('parity')
 @some
 @given(configs(), st.integers(1,3), st.integers(1,5), st.integers(1,5), st.integers(0,10**6))
 def test_the_network_is_diffusers(config, n, height, width, seed):
@@ -67,12 +73,12 @@ def test_the_network_is_diffusers(config, n, height, width, seed):
     factor,largest = vae_factor(ours),0
     x = torch.randn(n, config['in_channels'], height*factor+factor-1, width*factor, requires_grad=True) # odd sizes, too
     a,b = ours.encode(x).latent_dist,theirs.encode(x).latent_dist
-    for name in ('mean','std','logvar'): assert close(getattr(a, name), getattr(b, name))
-    assert close(a.kl(), b.kl(), 1e-4) and close(a.sample(torch.Generator().manual_seed(1)), b.sample(torch.Generator().manual_seed(1)))
+    for name in ('mean','std','logvar'): assert close(getattr(a, name), getattr(b, name), 1e-5)
+    assert close(a.kl(), b.kl(), 1e-4) and close(a.sample(torch.Generator().manual_seed(1)), b.sample(torch.Generator().manual_seed(1)), 1e-5)
     z = torch.randn(n, config['latent_channels'], height, width)
     weights = torch.randn(n, config['out_channels'], height*factor, width*factor)
     pictures = ours.decode(z).sample,theirs.decode(z).sample
-    assert close(*pictures)
+    assert close(*pictures, 1e-5)
     for picture,dist in zip(pictures, (a,b)): ((picture*weights).sum() + dist.mean.sum() + dist.logvar.square().sum()).backward()
     theirs_grad = {k:p.grad for k,p in theirs.named_parameters()}
     largest = max(g.abs().max() for g in theirs_grad.values())
@@ -88,7 +94,7 @@ def test_full_size_has_the_library_s_names_and_shapes():
 
 def test_the_embedded_model_is_read_as_diffusers_reads_it(vae):
     theirs = diffusers.AutoencoderKL.from_pretrained(embedded_model()/'vae').eval()
-    x,z = torch.rand(2,3,64,64)*2 - 1,torch.randn(2,4,8,8)
+    x,z = torch.rand(2,3,64,64)*2 - 1,noise(vae, 2)
     with torch.no_grad(): assert close(vae.encode(x).latent_dist.mean, theirs.encode(x).latent_dist.mean) and close(vae.decode(z).sample, theirs.decode(z).sample)
 
 def test_older_files_name_the_attention_otherwise(vae):
@@ -101,7 +107,7 @@ def test_older_files_name_the_attention_otherwise(vae):
     assert all(torch.equal(v, again.state_dict()[k]) for k,v in vae.state_dict().items())
 
 def test_pictures_and_weights_lie_in_memory_as_always(vae):
-    with torch.no_grad(): picture = vae.decode(torch.randn(2,4,8,8)).sample
+    with torch.no_grad(): picture = vae.decode(noise(vae, 2)).sample
     assert all(x.is_contiguous() for x in (picture, *vae.state_dict().values()))
 
 @pytest.mark.parametrize('entry', [dict(act_fn='relu'), dict(latents_mean=[0.]*4), dict(down_block_types=['AttnDownEncoderBlock2D']), dict(encoder_only=True)])
@@ -109,10 +115,10 @@ def test_what_is_not_implemented_is_refused_by_name(entry):
     name,value = next(iter(entry.items()))
     with pytest.raises(ValueError, match=value[0] if name.endswith('types') else name): AutoencoderKL(**entry)
 
-def test_the_library_draws_the_same_with_our_vae(vae):
-    pipe = StableDiffusionPipeline.from_pretrained(embedded_model(), safety_checker=None, dtype=torch.float32)
+def test_the_library_draws_the_same_with_our_vae(vae, sd):
+    pipe = StableDiffusionPipeline(**vars(sd), safety_checker=None, feature_extractor=None, requires_safety_checker=False)
     pipe.set_progress_bar_config(disable=True)
-    draw = lambda: pipe('a red bag', generator=torch.Generator().manual_seed(0), num_inference_steps=3, output_type='np').images
+    draw = lambda: pipe('a red cat', generator=torch.Generator().manual_seed(0), num_inference_steps=2, output_type='np').images
     wanted = draw()
     pipe.vae = vae
     assert np.abs(draw()-wanted).max()<1/255
@@ -121,25 +127,24 @@ def test_the_library_draws_the_same_with_our_vae(vae):
 # Beside diffusers
 
 def test_latents_are_diffusers(vae, images):
-    assert torch.allclose(encode_image(images[0], vae), by_diffusers(images[0], vae), atol=1e-4)
-    assert torch.allclose(encode_image(images, vae), by_diffusers(images, vae), atol=1e-4)
+    for given in images[0],images: assert close(encode_image(given, vae), by_diffusers(given, vae))
 
 def test_samples_are_diffusers(vae, images):
-    assert torch.allclose(encode_image(images, vae, seeds(1)[0]), by_diffusers(images, vae, seeds(1)[0]), atol=1e-4)
-    assert torch.allclose(encode_image(images, vae, seeds(len(images))), by_diffusers(images, vae, seeds(len(images))), atol=1e-4)
+    assert close(encode_image(images, vae, seeds(1)[0]), by_diffusers(images, vae, seeds(1)[0]))
+    assert close(encode_image(images, vae, seeds(len(images))), by_diffusers(images, vae, seeds(len(images))))
 
 @some
 @given(st.integers(5,80), st.integers(5,80), st.integers(1,5), st.integers(1,5))
 def test_resized_pictures_are_diffusers(w, h, rows, columns):
     vae = other_vae(3)
     height,width = rows*4,columns*4
-    assert torch.allclose(encode_image(photo((w,h)), vae, height=height, width=width), by_diffusers(photo((w,h)), vae, height=height, width=width), atol=1e-4)
+    assert close(encode_image(photo((w,h)), vae, height=height, width=width), by_diffusers(photo((w,h)), vae, height=height, width=width))
 
 def test_pictures_are_diffusers(vae, images):
-    latents = torch.randn(5, 4, 8, 8, generator=torch.Generator().manual_seed(0))*1.5
+    latents = noise(vae, 3)
     with torch.no_grad(): pixels = vae.decode(latents/vae.config.scaling_factor).sample
     theirs = VaeImageProcessor().postprocess(pixels)
-    assert all(np.array_equal(a, b) for a,b in zip(decode(latents, vae), theirs, strict=True))
+    for a,b in zip(decode(latents, vae), theirs, strict=True): assert np.abs(np.asarray(a).astype(int) - np.asarray(b)).max()<=1
 
 
 # Any VAE
@@ -152,7 +157,7 @@ def test_vaes_of_other_shapes(blocks, channels):
     assert vae_factor(vae)==factor
     latents = encode_image([photo((24,16)), photo((24,16), seed=1)], vae)
     assert latents.shape==(2, channels, 16//factor, 24//factor)
-    assert torch.allclose(latents, by_diffusers([photo((24,16)), photo((24,16), seed=1)], vae), atol=1e-4)
+    assert close(latents, by_diffusers([photo((24,16)), photo((24,16), seed=1)], vae))
     assert [im.size for im in decode(latents, vae)]==[(24,16)]*2
     if factor>1:
         with pytest.raises(ValueError, match=f'multiple of {factor}'): encode_image(photo((25,16)), vae)
@@ -164,11 +169,11 @@ def test_a_vae_that_names_no_scaling_factor(tmp_path):
     (tmp_path/'config.json').write_text(json.dumps(config))
     loaded = AutoencoderKL.from_pretrained(tmp_path).eval()
     with torch.no_grad(): mean = loaded.encode(torch.zeros(1,3,16,16)).latent_dist.mean
-    assert torch.allclose(encode_image(torch.full((3,16,16), .5), loaded), mean*.18215, atol=1e-6)
+    assert close(encode_image(torch.full((3,16,16), .5), loaded), mean*.18215)
 
 def test_a_shift_is_undone():
     vae,plain = other_vae(shift_factor=.3, scaling_factor=.7),other_vae(scaling_factor=.7)
-    assert torch.allclose(encode_image(photo((16,16)), vae), encode_image(photo((16,16)), plain) - .3*.7, atol=1e-5)
+    assert close(encode_image(photo((16,16)), vae), encode_image(photo((16,16)), plain) - .3*.7)
     latents = encode_image(photo((16,16)), vae)
     assert image_psnr(decode(latents, vae)[0], decode(latents + .3*.7, plain)[0])>50
 
@@ -177,7 +182,7 @@ def test_half_precision(images, dtype):
     half,full = (AutoencoderKL.from_pretrained(embedded_model(), 'vae', dtype=d) for d in (dtype,torch.float32))
     latents = encode_image(images, half, seeds(1)[0])
     assert latents.dtype==dtype and torch.isfinite(latents).all()
-    assert (encode_image(images, half).float() - encode_image(images, full)).abs().mean()<.03
+    assert close(encode_image(images, half).float(), encode_image(images, full), .05)
     assert all(image_psnr(a, b)>30 for a,b in zip(decode(encode_image(images, full), half), decode(encode_image(images, full), full)))
 
 def test_numbers_that_are_none_are_told():
@@ -193,44 +198,44 @@ def test_numbers_that_are_none_are_told():
 @pytest.mark.parametrize('mode', ['RGB','L','P','1','RGBA','LA','CMYK'])
 def test_modes(vae, mode):
     image = photo((64,64)).convert('L').convert(mode) if mode=='LA' else photo((64,64)).convert(mode)
-    assert torch.equal(encode_image(image, vae), encode_image(to_rgb(image), vae))
+    assert close(encode_image(image, vae), encode_image(to_rgb(image), vae))
 
 def test_sixteen_bits(vae):
     grey = np.asarray(photo((64,64), 'L'))
     deep = Image.fromarray(grey.astype(np.uint16)*257)
-    assert torch.equal(encode_image(deep, vae), encode_image(Image.fromarray(grey), vae))
+    assert close(encode_image(deep, vae), encode_image(Image.fromarray(grey), vae))
 
 def test_tensors_and_arrays(vae, images):
     wanted = encode_image(images, vae)
     arrays = [np.asarray(image) for image in images]
     floats = torch.stack([torch.tensor(a).permute(2,0,1)/255 for a in arrays])
-    for form in (arrays, np.stack(arrays), (floats*255).round().to(torch.uint8), floats, list(floats)): assert torch.allclose(encode_image(form, vae), wanted, atol=1e-5)
-    finer = (floats + 1e-3).clamp(max=1)
-    assert not torch.equal(encode_image(finer, vae), wanted)
-    assert torch.allclose(encode_image(floats[0], vae, height=32, width=48), encode_image(images[0], vae, height=32, width=48), atol=1e-5)
+    for form in (arrays, np.stack(arrays), (floats*255).round().to(torch.uint8), floats, list(floats)): assert close(encode_image(form, vae), wanted)
+    finer = (floats + 2e-3).clamp(max=1) # Half of 1/255
+    assert not close(encode_image(finer, vae), wanted, 5e-4)
+    assert close(encode_image(floats[0], vae, height=32, width=48), encode_image(images[0], vae, height=32, width=48))
 
 def test_each_picture_is_what_it_is_alone(vae, images):
     together = encode_image(images, vae, seeds(len(images)))
-    for i,image in enumerate(images): assert torch.allclose(encode_image(image, vae, seeds(len(images))[i]), together[i:i+1], atol=1e-5)
+    for i,image in enumerate(images): assert close(encode_image(image, vae, seeds(len(images))[i]), together[i:i+1])
     for alone,among in zip([decode(z[None], vae)[0] for z in together], decode(together, vae)):
         assert np.abs(np.asarray(alone).astype(int)-np.asarray(among)).max()<=1
 
 def test_our_own_noise(vae, images):
     mean = encode_image(images[0], vae)
     one,two,again = (encode_image(images[0], vae, WichmannHill(seed)) for seed in (1,2,1))
-    assert torch.equal(one, again) and not torch.equal(one, two)
+    assert close(one, again) and not close(one, two, 1e-3)
     assert .2 < (one-mean).std()/(encode_image(images[0], vae, seeds(1)[0])-mean).std() < 5
 
 @pytest.mark.parametrize('image,error,match', [
-    ('bag.png', TypeError, 'bag.png'), (None, TypeError, 'None'), ([], TypeError, 'images are'), ([3], TypeError, 'not int'),
+    ('cat.png', TypeError, 'cat.png'), (None, TypeError, 'None'), ([], TypeError, 'images are'), ([3], TypeError, 'not int'),
     (torch.rand(3,64,64)*2 - 1, ValueError, '0 to 1'), (torch.full((3,64,64), float('nan')), ValueError, '0 to 1'),
-    ([photo((64,64)), photo((64,32))], ValueError, 'one size'), (photo((60,64)), ValueError, 'multiple of 8'), (photo((3,3)), ValueError, 'multiple of 8'),
+    ([photo((64,64)), photo((64,32))], ValueError, 'one size'), (photo((62,64)), ValueError, 'multiple of 4'), (photo((3,3)), ValueError, 'multiple of 4'),
     (Image.new('F', (64,64)), ValueError, 'mode F')])
 def test_what_is_no_picture(vae, image, error, match):
     with pytest.raises(error, match=match): encode_image(image, vae)
 
 def test_sizes_that_do_not_fit_even_when_asked(vae):
-    with pytest.raises(ValueError, match='multiple of 8'): encode_image(photo((64,64)), vae, height=63)
+    with pytest.raises(ValueError, match='multiple of 4'): encode_image(photo((64,64)), vae, height=63)
 
 
 # Measures and walks
@@ -271,10 +276,3 @@ def test_walks_keep_their_ends(spherical):
     steps = walk(a, b, 5, spherical)
     assert steps.shape==(5,4,8,8) and torch.allclose(steps[:1], a) and torch.allclose(steps[-1:], b, atol=1e-6)
     with pytest.raises(ValueError, match='at least 2'): walk(a, b, 1)
-
-def test_what_was_measured_is_what_one_sees(vae):
-    images,found = real_pictures()[0],measured('vae')['results']
-    latents = encode_image(images, vae)
-    live = np.mean([image_psnr(a, b) for a,b in zip(images, decode(latents, vae))])
-    assert abs(live - np.mean(found['vae']))<1 and min(found['vae'])>max(found['components'])>max(found['smaller'])
-    assert latents.std().item()==pytest.approx(np.mean(found['scaled']), abs=.05)
