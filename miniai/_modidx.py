@@ -359,6 +359,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'miniai.progressive.halvings': ('progressive_distillation.html#halvings', 'miniai/progressive.py'),
                                     'miniai.progressive.in_trailing_steps': ( 'progressive_distillation.html#in_trailing_steps',
                                                                               'miniai/progressive.py'),
+                                    'miniai.progressive.keep_records': ( 'progressive_distillation.html#keep_records',
+                                                                         'miniai/progressive.py'),
                                     'miniai.progressive.main': ('progressive_distillation.html#main', 'miniai/progressive.py'),
                                     'miniai.progressive.measured_quality': ( 'progressive_distillation.html#measured_quality',
                                                                              'miniai/progressive.py'),

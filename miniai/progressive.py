@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['trailing', 'in_trailing_steps', 'step_grid', 'signal_and_noise', 'ddim_step', 'target_x0', 'to_v', 'new_student',
-           'ProgressiveLoss', 'CopyLoss', 'halvings', 'copy_json', 'save_student', 'teaching_data', 'main',
-           'measured_quality', 'share', 'quality_table']
+           'ProgressiveLoss', 'CopyLoss', 'halvings', 'copy_json', 'save_student', 'keep_records', 'teaching_data',
+           'main', 'measured_quality', 'share', 'quality_table']
 
 # %% ../nbs/14_progressive_distillation.ipynb #bd8d3818
 import json, shutil, statistics
@@ -217,6 +217,15 @@ def save_student(
     shutil.copy(source/'model_index.json', out)
     save_part(student.unet, out/'unet')
 
+# %% ../nbs/14_progressive_distillation.ipynb #keep-records
+def keep_records(
+    checkpoints:Path, # Folder of the records
+    out:Path, # Folder of the students
+):
+    "Put the records of all losses beside each student's weights"
+    for record in checkpoints.glob('*.csv'):
+        for student in out.iterdir(): keep_record(checkpoints, record.stem, student)
+
 # %% ../nbs/14_progressive_distillation.ipynb #fc3a6f75
 def teaching_data(
     model:Path, # Folder of the teacher
@@ -249,7 +258,7 @@ def main(
     save_student(student, start, model, out/f'{start}')
     how = dict(steps=start, checkpoints=checkpoints, train_steps=steps)
     for n,student in halvings(student, *data, **how): save_student(student, n, model, out/f'{n}')
-    for record in checkpoints.glob('*.csv'): keep_record(checkpoints, record.stem, out)
+    keep_records(checkpoints, out)
 
 # %% ../nbs/14_progressive_distillation.ipynb #d3b0f3b4
 def measured_quality(
