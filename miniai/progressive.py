@@ -178,7 +178,7 @@ def halvings(
     *data, # Latents and rows
     steps:int, # A power of two
     checkpoints, # Folder of checkpoints and records of the loss
-    train_steps:int=200, # Of each halving; the last two get twice as many
+    train_steps:int=100, # Of each halving; the last two get twice as many
     loss=ProgressiveLoss, # Of a teacher, a student and `data`
     lr:float=1e-3, # The highest learning rate
 ): # Yields the number of steps and the student, again and again
@@ -244,8 +244,8 @@ def main(
     checkpoints:str=None, # Folder of checkpoints and losses; without it, beside `out`
     model:str=None, # Folder of the teacher; without it, the embedded model
     start:int=16, # Steps of the first student, a power of two
-    copy_steps:int=600, # Training steps from noise to v
-    steps:int=200, # Training steps of each halving; the last two get twice as many
+    copy_steps:int=500, # Training steps from noise to v
+    steps:int=100, # Training steps of each halving; the last two get twice as many
     pictures:int=20_000, # To learn from
 ):
     "Distil a model, without guidance, into students of few steps"

@@ -37,7 +37,7 @@ def test_a_perfect_student_lands_where_two_steps_land(seed, teacher_steps, kind,
     landed = ddim_step(pred_x0_eps(z, v, now[0]**2, 'v_prediction')[0], z, now, then)
     assert (landed-z_then).norm() <= 1e-5*z_then.norm()
 
-@pytest.mark.parametrize('steps', [1, 2, 8])
+@pytest.mark.parametrize('steps', [1, 2, 4])
 @torch.no_grad()
 def test_the_target_lands_where_two_steps_of_the_library_do(teacher, steps):
     loss = ProgressiveLoss(teacher, new_student(teacher), *some_data(), student_steps=steps)
