@@ -23,7 +23,7 @@ from pipeline import machine
 
 counts = (16,8,4,2,1)
 guidances = dict(plain=(1.,), guided=(1.,2.,4.,8.))
-prompts = ['a purple castle on a black background', 'a pizza on a yellow background', 'a cat to the left of a dog']
+prompts = ['a purple castle on a black background', 'a pizza on a yellow background', 'a dog to the left of a cat on a blue background']
 others = { # Samplers that the untouched teacher could use instead of DDIM on the trailing grid
     'DDIM leading': ('DDIMScheduler', {}), 'PNDM leading': ('PNDMScheduler', {}),
     'DPM++ 2M trailing': ('DPMSolverMultistepScheduler', dict(timestep_spacing='trailing')),

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['trailing', 'in_trailing_steps', 'step_grid', 'signal_and_noise', 'ddim_step', 'target_x0', 'to_v', 'new_student',
            'ProgressiveLoss', 'CopyLoss', 'halvings', 'copy_json', 'save_student', 'keep_records', 'teaching_data',
-           'main', 'measured_quality', 'share', 'quality_table']
+           'main', 'measured_quality', 'right_share', 'quality_table']
 
 # %% ../nbs/14_progressive_distillation.ipynb #bd8d3818
 import json, shutil, statistics
@@ -268,7 +268,7 @@ def measured_quality(
     return [row for row in measured('distillation')['quality'] if which.items()<=row.items()]
 
 # %% ../nbs/14_progressive_distillation.ipynb #e6a184fe
-def share(
+def right_share(
     row:dict, # Of `measured_quality`
     name:str, # One of the questions of `miniai.evaluation`
 )->str: # Percent, with Wilson's interval, and the standard deviation over the seeds
@@ -284,7 +284,7 @@ def quality_table(
     titles = ['', 'guidance', 'evaluations', 'things', 'whole prompt', 'Fréchet', 'RMSE',
         'diversity']
     line = lambda r: [f"{r['model']}, {r['sampler']}", f"{r['guidance']:g}", str(r['evaluations']),
-        share(r, 'things'), share(r, 'everything'), f"{r['frechet']:.2f}", f"{r['rmse']:.3f}",
-        f"{r['diversity']:.2f}"]
+        right_share(r, 'things'), right_share(r, 'everything'),
+        f"{r['frechet']:.2f}", f"{r['rmse']:.3f}", f"{r['diversity']:.2f}"]
     lines = [titles, ['---']*len(titles), *map(line, rows)]
     return '\n'.join(f"| {' | '.join(o)} |" for o in lines)
