@@ -163,6 +163,7 @@ def main(
     seed:int=None, # Where the noise starts; without one it is drawn, and said
     num_inference_steps:int=50, # More take longer and are finer
     guidance_scale:float=None, # How strictly to follow the prompt; without one, as the model recommends
+    fast:bool=False, # Draw in one step, with the model that 16_one_step makes of the embedded one
     strip:bool=False, # Show how each picture comes out of the noise
     library:bool=False, # Use the library's parts
     model:str=None, # A folder or Hub id; without one $MINIAI_MODEL, or else the embedded model
@@ -174,6 +175,7 @@ def main(
         out = image_path(out)
         if seed is None: seed = random.randrange(2**32)
         if not (model or os.environ.keys() & {'MINIAI_MODEL','OMP_NUM_THREADS'}): torch.set_num_threads(1) # Faster for the embedded model
+        if fast: model,num_inference_steps = model or embedded_model('one_step'),1
         sd = (pipeline.StableDiffusion if library else StableDiffusion).from_pretrained(model)
         run = dict(negative_prompt=negative_prompt, seed=seed, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale)
         image = film_strip(sd, list(prompts), **run) if strip else image_grid(sd(list(prompts), **run))
