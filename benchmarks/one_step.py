@@ -75,7 +75,7 @@ def quality(judge, sds, n, seeds, folder, times):
                                    'Fréchet distance': again(ratio, 4*n, ratio(everyone), times)}
     return results
 
-def varied(judge, sds, n, folder, times, seeds=16):
+def varied(judge, sds, n, seeds, folder, times):
     "The ratio of diversity to the teacher's, for each other model"
     rows = torch.cat([some_rows(kind, n) for kind in kinds]).repeat_interleave(seeds, 0)
     apart = {}
@@ -102,7 +102,8 @@ def speed(sds, rounds):
 def main(
     n:int=125, # Prompts of each of the four kinds
     seeds:int=3, # Pictures of each
-    same:int=6, # Prompts of each kind of which 16 pictures are drawn, for diversity
+    same:int=6, # Prompts of each kind of which more pictures are drawn, for diversity
+    varying:int=16, # Pictures of each of these
     times:int=200, # Prompts are drawn again so often, for the intervals of ratios
     rounds:int=15, # Pictures to take the time of
     steps:int=50, # The teacher's
@@ -117,7 +118,7 @@ def main(
     sds = {name: (StableDiffusion.from_pretrained(o), steps if name=='teacher' else 1) for name,o in folders.items()}
     judge,folder = load_judge(),Path(pictures)
     results = quality(judge, sds, n, seeds, folder, times)
-    for name,o in varied(judge, sds, same, folder, times).items(): results['models'][name]['diversity'] = o
+    for name,o in varied(judge, sds, same, varying, folder, times).items(): results['models'][name]['diversity'] = o
     results |= dict(steps=steps, guidance=sds['teacher'][0].unet.guidance_scale, speed=speed(sds, rounds))
     for name,o in results['models'].items():
         for what,e in (o['differences'] | {k: v for k,v in o.items() if k!='differences'}).items(): print(f"{name:10} {what:18} {e['value']:+.3f} ({e['low']:+.3f} to {e['high']:+.3f})")

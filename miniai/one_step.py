@@ -225,7 +225,7 @@ def fixed_guidance(
 # %% ../nbs/16_one_step.ipynb #d924626a
 def teacher_pairs(
     sd:StableDiffusion, # The teacher's pipeline
-    n:int, # How many, rounded up to whole batches
+    n:int, # How many
     file:Path, # Where they're kept
     steps:int=10, # Of the sampler
 )->dict: # noise, embeddings, latents: float16, n of each
@@ -234,9 +234,9 @@ def teacher_pairs(
     quick,made = with_parts(sd, scheduler=DPMSolverMultistepScheduler.from_config(config)),[]
     if PartialState().is_main_process and not file.is_file():
         for i in progress_bar(range(0, n, 32), desc='pairs'):
-            rng = batch_generator(10**6 + i)
-            texts,_ = EmojiData.captions(EmojiData.rows(32, rng), rng)
-            noise = torch.randn(sd.latent_shape(32), generator=rng)
+            rng,m = batch_generator(10**6 + i),min(32, n-i)
+            texts,_ = EmojiData.captions(EmojiData.rows(m, rng), rng)
+            noise = torch.randn(sd.latent_shape(m), generator=rng)
             *_,last = quick.steps(texts, latents=noise, num_inference_steps=steps)
             pair = dict(noise=noise, embeddings=last.embeddings, latents=last.latents)
             made.append(to_half(pair))

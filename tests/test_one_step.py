@@ -90,7 +90,7 @@ def test_the_guidance_scale_goes_into_a_bias():
     assert fixed_guidance(unet, 4.5) is unet and not unet.config.time_cond_proj_dim
     assert UNet2DConditionModel(**unet.config).load_state_dict(unet.state_dict())
 
-tiny = dict(pairs=32, pair_steps=1, steps=2, latents=8, batch_size=2, fake_updates=1)
+tiny = dict(pairs=2, pair_steps=1, steps=2, latents=8, batch_size=2, fake_updates=1)
 
 @pytest.fixture(scope='module')
 def made(tmp_path_factory):
