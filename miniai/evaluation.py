@@ -24,7 +24,8 @@ from transformers import CLIPModel,CLIPTokenizer
 from .core import embedded_model,progress_bar
 from .emoji import *
 from .pipeline import StableDiffusion,quiet
-from .training import psnr,run,through_vae,to_half,token_ids
+from .loop import run
+from .training import psnr, through_vae, to_half, token_ids
 
 # %% ../nbs/13_evaluation.ipynb #145481b0
 def background_color(

@@ -17,7 +17,7 @@ from .core import embedded_model
 from .pipeline import StableDiffusion, encode_text, guided_noise
 from .progressive import *
 from .scheduler import pred_x0_eps
-from .training import run
+from .loop import run
 
 # %% ../nbs/15_guided_distillation.ipynb #a4b8c108
 def guidance_features(

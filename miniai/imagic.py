@@ -23,7 +23,7 @@ from .emoji import *
 from .evaluation import Judge,describe,places
 from .pipeline import *
 from .scheduler import DDIMScheduler
-from .training import learning_rate
+from .loop import learning_rate
 from .vae import encode_image,vae_factor
 
 # %% ../nbs/17_imagic.ipynb #4783dc2b

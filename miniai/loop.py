@@ -176,7 +176,8 @@ def run(
     *,
     steps:int, # How many
     report:int=100, # Steps whose mean loss becomes one line of the record
-    **kwargs # Passed to `train`
+    loop=train, # Yields a `TrainStep` after each step
+    **kwargs # Passed to `loop`
 )->nn.Module: # The network
     "Train with a progress bar, checkpoints, and the losses written to `checkpoints/name.csv`"
     checkpoints,main = Path(checkpoints),PartialState().is_main_process
@@ -184,7 +185,7 @@ def run(
     file,record,since = checkpoints/f'{name}.pt',checkpoints/f'{name}.csv',[]
     done = resume(file)
     if main: forget_after(record, done)
-    steps_taken = train(loss, steps=steps, checkpoint=file, **kwargs)
+    steps_taken = loop(loss, steps=steps, checkpoint=file, **kwargs)
     bar = progress_bar(steps_taken, total=steps, initial=done, desc=name, disable=not main)
     for o in bar:
         since.append(o.loss.item())

@@ -194,6 +194,7 @@ def main(
     seed:int=None, # Where the noise starts; without one it is drawn, and said
     num_inference_steps:int=50, # More take longer and are finer
     guidance_scale:float=None, # How strictly to follow the prompt; without one, as recommended
+    fast:bool=False, # Draw in one step, with the model that 16_one_step makes
     strip:bool=False, # Show how each picture comes out of the noise
     library:bool=False, # Use the library's parts
     model:str=None, # A folder or Hub id; without one $MINIAI_MODEL, or else the embedded model
@@ -205,6 +206,7 @@ def main(
         out,seed = image_path(out),random.randrange(2**32) if seed is None else seed
         small = not (model or os.environ.keys() & {'MINIAI_MODEL','OMP_NUM_THREADS'})
         if small: torch.set_num_threads(1) # Faster for the embedded model
+        if fast: model,num_inference_steps = model or embedded_model('one_step'),1
         sd = (pipeline.StableDiffusion if library else StableDiffusion).from_pretrained(model)
         image = sheet(sd, list(prompts), strip, negative_prompt=negative_prompt, seed=seed,
             num_inference_steps=num_inference_steps, guidance_scale=guidance_scale)

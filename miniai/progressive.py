@@ -20,7 +20,8 @@ from .evaluation import wilson
 from .own import StableDiffusion
 from .pipeline import encode_text
 from .scheduler import DDIMScheduler, pred_x0_eps
-from .training import EmojiData, encoded, keep_record, run, save_part
+from .loop import run
+from .training import EmojiData, encoded, keep_record, save_part
 from .unet import UNet2DConditionModel
 
 # %% ../nbs/14_progressive_distillation.ipynb #f23307e7
