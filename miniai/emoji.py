@@ -24,7 +24,7 @@ styles = ['noto','fluent','twemoji']
 # %% ../nbs/11_emoji.ipynb #29840196
 def load_sprites(
     style:str, # 'noto', 'fluent', 'twemoji', or 'fxemoji', which no model is trained on
-)->Tensor: # (120,4,64,64) premultiplied RGBA in [0,1]; all zeros where the style has no such drawing
+)->Tensor: # (120,4,64,64) premultiplied RGBA in [0,1]; zeros where there's no such drawing
     "The drawings of one style, one for each of `things`"
     sheet = torch.from_numpy(np.array(Image.open(data/f'{style}.png'))).permute(2,0,1)/255
     sheet[:3] *= sheet[3:]
@@ -33,7 +33,8 @@ def load_sprites(
 
 # %% ../nbs/11_emoji.ipynb #8a96cbac
 rgb = {name: torch.tensor(v)/255 for name,v in dict(black=(28,28,30), white=(248,248,248),
-    grey=(128,128,128), red=(215,35,40), orange=(245,135,20), yellow=(248,220,50), green=(40,160,70),
+    grey=(128,128,128), red=(215,35,40), orange=(245,135,20), yellow=(248,220,50),
+    green=(40,160,70),
     blue=(40,90,220), purple=(130,45,165), pink=(245,135,190), brown=(120,70,35)).items()}
 colors = list(rgb)
 palette = torch.stack(list(rgb.values()))
@@ -45,7 +46,7 @@ def shades(
     "How light each pixel of a drawing is, next to the lightest of its drawing"
     alpha = sprites[...,3:,:,:]
     light = (sprites[...,:3,:,:]*torch.tensor([.299,.587,.114])[:,None,None]).sum(-3, keepdim=True)
-    covered = (light/alpha.clamp(min=1e-3)).masked_fill(alpha<.9, 0)             # without half-covered edges
+    covered = (light/alpha.clamp(min=1e-3)).masked_fill(alpha<.9, 0) # Without half-covered edges
     lightest = covered.flatten(-2).quantile(.95, dim=-1)[...,None,None].clamp(min=.05)
     return .6*alpha + .4*(light/lightest).minimum(alpha)
 
@@ -77,12 +78,13 @@ def layout(
     n,two,vertical = len(rows),rows[:,2]<nothing,rows[:,4]==1
     rand = lambda *shape: torch.rand(n, *shape, generator=generator)
     size = torch.where(two[:,None], 26 + 5*rand(2), (40 + 18*rand(1)).expand(-1,2))
-    within = lambda span: size/2 + rand(2)*(span - size)    # centres (n,2) such that all of both is inside
+    within = lambda span: size/2 + rand(2)*(span - size) # Centres (n,2): all of both is inside
     alone = torch.stack([within(64), within(64)], 2)        # (n,2,2): thing, then x and y
     along = within(32) + torch.tensor([0.,32.])             # one in each half
     line = 20 + 24*rand(1)                                  # roughly in line, up to 4 pixels off
     across = (line + 8*rand(2) - 4).clamp(size/2, 64 - size/2)
-    apart = torch.where(vertical[:,None,None], torch.stack([across, along], 2), torch.stack([along, across], 2))
+    apart = torch.where(vertical[:,None,None],
+        torch.stack([across, along], 2), torch.stack([along, across], 2))
     return size,torch.where(two[:,None,None], apart, alone)
 
 # %% ../nbs/11_emoji.ipynb #6b1ac923
@@ -101,8 +103,9 @@ class Pictures:
     )->Tensor: # (n,4,64,64) premultiplied RGBA
         "Things in their own colours or tinted"
         sprites = self.sprites[style,thing]
-        tinted = palette[color%own][:,:,None,None]*self.shades[style,thing] # not used where the colour is `own`
-        return torch.where((color<own)[:,None,None,None], torch.cat([tinted, sprites[:,3:]], 1), sprites)
+        tinted = palette[color%own][:,:,None,None]*self.shades[style,thing] # Unless it's `own`
+        tinted = torch.cat([tinted, sprites[:,3:]], 1)
+        return torch.where((color<own)[:,None,None,None], tinted, sprites)
 
 # %% ../nbs/11_emoji.ipynb #f41289b9
 @patch
@@ -163,17 +166,21 @@ def random_rows(
 # %% ../nbs/11_emoji.ipynb #22124c0d
 unsaid = -1
 synonyms = { # Other names; some say a bit more or less, as people do
-    'car':'automobile', 'airplane':'plane', 'bicycle':'bike', 'hamburger':'burger', 'french fries':'fries',
-    'rabbit':'bunny', 'ladybug':'ladybird', 'doughnut':'donut', 'television':'tv', 'cake':'birthday cake',
-    'gift':'present', 'telephone':'phone', 't-shirt':'shirt', 'jeans':'trousers', 'glasses':'spectacles',
-    'light bulb':'bulb', 'smiling face':'happy face', 'crying face':'sad face', 'sailboat':'boat',
-    'shoe':'sneaker', 'leaf':'maple leaf', 'chicken':'hen', 'train':'locomotive', 'soccer ball':'ball',
-    'backpack':'rucksack', 'top hat':'hat', 'clock':'alarm clock', 'corn':'maize', 'grey':'gray'}
+    'car':'automobile', 'airplane':'plane', 'bicycle':'bike', 'hamburger':'burger',
+    'french fries':'fries', 'rabbit':'bunny', 'ladybug':'ladybird', 'doughnut':'donut',
+    'television':'tv', 'cake':'birthday cake', 'gift':'present', 'telephone':'phone',
+    't-shirt':'shirt', 'jeans':'trousers', 'glasses':'spectacles', 'light bulb':'bulb',
+    'smiling face':'happy face', 'crying face':'sad face', 'sailboat':'boat', 'shoe':'sneaker',
+    'leaf':'maple leaf', 'chicken':'hen', 'train':'locomotive', 'soccer ball':'ball',
+    'backpack':'rucksack', 'top hat':'hat', 'clock':'alarm clock', 'corn':'maize',
+    'grey':'gray'}
 uncounted = tuple(f' {o}' for o in ( # With the space, so that a unicorn isn't corn
     'jeans','trousers','glasses','spectacles','scissors','cherries',
     'grapes','fries','corn','maize','broccoli','cheese'))
-relations = [[('to the left of','left of','on the left of'), ('to the right of','right of','on the right of')],
-             [('above','over','on top of'), ('below','under','beneath')]]
+relations = [
+    [('to the left of','left of','on the left of'),
+     ('to the right of','right of','on the right of')],
+    [('above','over','on top of'), ('below','under','beneath')]]
 
 # %% ../nbs/11_emoji.ipynb #39a825a2
 def with_article(
@@ -192,7 +199,8 @@ def phrases(
     "What a row holds, in words: 'purple castle', 'duck', 'grey'"
     a,color_a,b,color_b,_,background = row
     word = lambda w: synonyms[w] if w in synonyms and rng.random()<.25 else w
-    colored = lambda thing,color: f'{word(colors[color])} {word(things[thing])}' if color<own else word(things[thing])
+    tint = lambda color: f'{word(colors[color])} ' if color<own else ''
+    colored = lambda thing,color: tint(color) + word(things[thing])
     return [colored(a,color_a), colored(b,color_b) if b<nothing else '', word(colors[background])]
 
 # %% ../nbs/11_emoji.ipynb #7e59b10e
@@ -202,7 +210,8 @@ def caption(
 )->tuple: # The caption, and what it claims: a row, with `unsaid` for what it leaves open
     "One of the many ways to say what's in a picture"
     first,second,back = phrases(row, rng)
-    behind = rng.choices([f' on {with_article(back)} background', f' on {back}', f', {back} background', ''], [6,1.5,1.5,2])[0]
+    behind = rng.choices([f' on {with_article(back)} background', f' on {back}',
+                          f', {back} background', ''], [6,1.5,1.5,2])[0]
     said = [*row[:5], row[5] if behind else unsaid]
     kind = rng.random()
     if second:
@@ -210,11 +219,12 @@ def caption(
         if kind<.43: return f'{first} {rng.choice(relations[axis][0])} {second}{behind}',said
         if kind<.86: return f'{second} {rng.choice(relations[axis][1])} {first}{behind}',said
         first,second = rng.sample([first,second], 2)
-        return f'{first} and {second}{behind}',[*said[:4], unsaid, said[5]] # nor does it say which is first
+        return f'{first} and {second}{behind}',[*said[:4], unsaid, said[5]] # Not which is first
     if kind<.02: return f'{with_article(back)} background',[unsaid]*5 + [row[5]]
     if kind<.04 and row[1]<own: return f'something {colors[row[1]]}{behind}',[unsaid, *said[1:]]
     if kind<.14: return first + behind,said
-    return rng.choices(['', 'a drawing of ', 'a picture of '], [8,1,1])[0] + with_article(first) + behind,said
+    opening = rng.choices(['', 'a drawing of ', 'a picture of '], [8,1,1])[0]
+    return opening + with_article(first) + behind,said
 
 # %% ../nbs/11_emoji.ipynb #ae8d1048
 def captions(
@@ -223,7 +233,8 @@ def captions(
 )->tuple: # n strings, and what they claim, int64 (n,6)
     "A caption for each row, and what it claims"
     seeds = torch.randint(2**62, (len(rows),), generator=generator)
-    texts,said = zip(*(caption(row, random.Random(seed)) for row,seed in zip(rows.tolist(), seeds.tolist())))
+    texts,said = zip(*(caption(row, random.Random(seed))
+                       for row,seed in zip(rows.tolist(), seeds.tolist())))
     return list(texts),torch.tensor(said)
 
 # %% ../nbs/11_emoji.ipynb #3a073656
