@@ -39,7 +39,7 @@ def main(
 ):
     "Measure negative prompts"
     sd = StableDiffusion.from_pretrained(embedded_model())
-    scale = sd.guidance_scale if guidance_scale is None else guidance_scale
+    scale = sd.unet.guidance_scale if guidance_scale is None else guidance_scale
     args = dict(guidance_scale=scale, num_inference_steps=num_inference_steps)
     table,negatives = [],['', *colors]
     for negative in negatives:

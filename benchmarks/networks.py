@@ -156,7 +156,7 @@ def compare_pictures(seconds, steps=30):
     library = diffusers.StableDiffusionPipeline(**vars(theirs), safety_checker=None, feature_extractor=None, requires_safety_checker=False)
     library.set_progress_bar_config(disable=True)
     prompt,noise = 'a purple castle on a black background',draw_noise(ours.latent_shape(), generators(0))
-    run = dict(latents=noise, num_inference_steps=steps, guidance_scale=ours.guidance_scale)
+    run = dict(latents=noise, num_inference_steps=steps, guidance_scale=ours.unet.guidance_scale)
     pictures = {'library': lambda: library(prompt, output_type='pt', **run).images[0], 'our pipeline, its parts': lambda: theirs(prompt, progress=False, **run)[0],
         'ours': lambda: ours(prompt, progress=False, **run)[0]}
     a,b = (torch.tensor(list(to_image(pictures[name]()).getdata())).float() for name in ('ours','library'))

@@ -119,7 +119,7 @@ def main(
     judge,folder = load_judge(),Path(pictures)
     results = quality(judge, sds, n, seeds, folder, times)
     for name,o in varied(judge, sds, same, varying, folder, times).items(): results['models'][name]['diversity'] = o
-    results |= dict(steps=steps, guidance=sds['teacher'][0].guidance_scale, speed=speed(sds, rounds))
+    results |= dict(steps=steps, guidance=sds['teacher'][0].unet.guidance_scale, speed=speed(sds, rounds))
     for name,o in results['models'].items():
         for what,e in (o['differences'] | {k: v for k,v in o.items() if k!='differences'}).items(): print(f"{name:10} {what:18} {e['value']:+.3f} ({e['low']:+.3f} to {e['high']:+.3f})")
     print('teacher', results['teacher'], 'speed', results['speed'])

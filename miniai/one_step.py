@@ -274,7 +274,7 @@ def first_generator(
 )->OneStepUNet:
     "The student, or a regression to the teacher's pictures"
     if student:
-        device,scale = sd.unet.device,sd.guidance_scale
+        device,scale = sd.unet.device,sd.unet.guidance_scale
         unet = StableDiffusion.from_pretrained(student, device=device, dtype=torch.float32).unet
         return OneStepUNet(fixed_guidance(unet, scale), scheduler)
     generator = OneStepUNet(copy.deepcopy(sd.unet), scheduler)
@@ -311,7 +311,7 @@ def train_one_step(
     "The recipe: a first generator, distribution matching, a folder"
     set_seed(42)
     sd = StableDiffusion.from_pretrained(teacher, device=accelerator.device, dtype=torch.float32)
-    scale = sd.guidance_scale = guidance_scale or sd.guidance_scale
+    scale = sd.unet.guidance_scale = guidance_scale or sd.unet.guidance_scale
     real,fake = guided_teacher(sd, scale),FakeUNet(copy.deepcopy(sd.unet)).to(accelerator.device)
     scheduler,how = one_step_scheduler(teacher),dict(accelerator=accelerator)
     generator = first_generator(sd, scheduler, student, checkpoints, pairs, steps=pair_steps, **how)

@@ -226,19 +226,15 @@ class StableDiffusion:
         vae, # Latents to pictures
         *,
         callbacks:list=(), # Functions that get each `Step` of every run, and may change it
-        guidance_scale:float=7.5, # Of runs that aren't told any
-        num_inference_steps:int=50, # Likewise
     ):
         self.tokenizer,self.text_encoder = tokenizer,text_encoder
         self.unet,self.scheduler,self.vae = unet,scheduler,vae
-        self.guidance_scale,self.num_inference_steps = guidance_scale,num_inference_steps
         wrong = [c for c in callbacks if isinstance(c, type) or not callable(c)]
         if wrong: raise TypeError(f"callbacks are functions, or objects with __call__, not {wrong}")
         if callbacks: self.callbacks = callbacks
 
     def __repr__(self):
-        known = lambda v: v if isinstance(v, (int,float)) else type(v).__name__
-        parts = (f'{k}={known(v)}' for k,v in vars(self).items())
+        parts = (f'{k}={type(v).__name__}' for k,v in vars(self).items())
         return f"{type(self).__name__}({', '.join(parts)})"
 
 # %% ../nbs/01_pipeline.ipynb #e005ce61
@@ -304,8 +300,8 @@ def steps(self:StableDiffusion,
     prompt:str|list, # What to draw; a list makes one image of each
     *,
     negative_prompt:str|list='', # What to keep away from: one text for all images, or one each
-    num_inference_steps:int=None, # More take longer and are finer; None: as the model recommends
-    guidance_scale:float=None, # How closely to follow the prompt; None: likewise
+    num_inference_steps:int=50, # More take longer and are finer
+    guidance_scale:float=None, # How closely to follow the prompt; None: as the model recommends
     height:int=None, # Pixels; None is what the model was trained on; `latents` have their own size
     width:int=None, # Likewise
     generator=None, # Source of noise: a `torch.Generator`, a list, or anything with `randn(*shape)`
@@ -318,10 +314,9 @@ def steps(self:StableDiffusion,
     shape = self.latent_shape(len(embeddings), height, width)
     source = generators(seed, generator, len(embeddings))
     if latents is None and start is None: latents = draw_noise(shape, source)
-    scale = self.guidance_scale if guidance_scale is None else guidance_scale
-    count = self.num_inference_steps if num_inference_steps is None else num_inference_steps
+    scale = getattr(self.unet, 'guidance_scale', 7.5) if guidance_scale is None else guidance_scale
     return with_callbacks(denoise(latents, embeddings, self.unet, self.scheduler,
-        uncond_embeddings=uncond, guidance_scale=scale, num_inference_steps=count,
+        uncond_embeddings=uncond, guidance_scale=scale, num_inference_steps=num_inference_steps,
         generator=source, start=start), self.callbacks)
 
 # %% ../nbs/01_pipeline.ipynb #f335cfab
@@ -346,9 +341,7 @@ def with_recommendations(
     "`sd`, knowing what the `miniai.json` of its folder says, if there is one"
     file = Path(folder)/'miniai.json'
     about = json.loads(file.read_text(encoding='utf-8')) if file.is_file() else {}
-    sd.tokenizer.words = about.get('words')
-    for name in ('guidance_scale','num_inference_steps'):
-        if name in about: setattr(sd, name, about[name])
+    sd.tokenizer.words,sd.unet.guidance_scale = about.get('words'),about.get('guidance_scale', 7.5)
     return sd
 
 # %% ../nbs/01_pipeline.ipynb #d8e4c586

@@ -101,7 +101,7 @@ def made(tmp_path_factory):
 
 def test_diffusers_and_we_draw_the_same_in_one_step(made):
     ours = own.StableDiffusion.from_pretrained(made, device='cpu')
-    assert ours.guidance_scale==1 and ours.unet.config.time_cond_proj_dim is None
+    assert ours.unet.guidance_scale==1 and ours.unet.config.time_cond_proj_dim is None
     latents = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
     theirs = StableDiffusionPipeline.from_pretrained(made, safety_checker=None)
     theirs.set_progress_bar_config(disable=True)
