@@ -192,7 +192,7 @@ def main(
     *prompts:str, # What to draw; several make a contact sheet
     negative_prompt:str='', # What to keep away from
     seed:int=None, # Where the noise starts; without one it is drawn, and said
-    num_inference_steps:int=50, # More take longer and are finer
+    num_inference_steps:int=None, # More are finer; without it, as the model recommends
     guidance_scale:float=None, # How strictly to follow the prompt; without one, as recommended
     fast:bool=False, # Draw in one step, with the model that 16_one_step makes
     strip:bool=False, # Show how each picture comes out of the noise
@@ -206,7 +206,7 @@ def main(
         out,seed = image_path(out),random.randrange(2**32) if seed is None else seed
         small = not (model or os.environ.keys() & {'MINIAI_MODEL','OMP_NUM_THREADS'})
         if small: torch.set_num_threads(1) # Faster for the embedded model
-        if fast: model,num_inference_steps = model or embedded_model('one_step'),1
+        if fast: model = model or embedded_model('one_step')
         sd = (pipeline.StableDiffusion if library else StableDiffusion).from_pretrained(model)
         image = sheet(sd, list(prompts), strip, negative_prompt=negative_prompt, seed=seed,
             num_inference_steps=num_inference_steps, guidance_scale=guidance_scale)

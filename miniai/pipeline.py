@@ -300,8 +300,8 @@ def steps(self:StableDiffusion,
     prompt:str|list, # What to draw; a list makes one image of each
     *,
     negative_prompt:str|list='', # What to keep away from: one text for all images, or one each
-    num_inference_steps:int=50, # More take longer and are finer
-    guidance_scale:float=None, # How closely to follow the prompt; None: as the model recommends
+    num_inference_steps:int=None, # More take longer and are finer; None: as the model recommends
+    guidance_scale:float=None, # How closely to follow the prompt; None: likewise
     height:int=None, # Pixels; None is what the model was trained on; `latents` have their own size
     width:int=None, # Likewise
     generator=None, # Source of noise: a `torch.Generator`, a list, or anything with `randn(*shape)`
@@ -315,8 +315,10 @@ def steps(self:StableDiffusion,
     source = generators(seed, generator, len(embeddings))
     if latents is None and start is None: latents = draw_noise(shape, source)
     scale = getattr(self.unet, 'guidance_scale', 7.5) if guidance_scale is None else guidance_scale
+    count = num_inference_steps
+    if count is None: count = getattr(self.unet, 'num_inference_steps', 50)
     return with_callbacks(denoise(latents, embeddings, self.unet, self.scheduler,
-        uncond_embeddings=uncond, guidance_scale=scale, num_inference_steps=num_inference_steps,
+        uncond_embeddings=uncond, guidance_scale=scale, num_inference_steps=count,
         generator=source, start=start), self.callbacks)
 
 # %% ../nbs/01_pipeline.ipynb #f335cfab
@@ -342,6 +344,7 @@ def with_recommendations(
     file = Path(folder)/'miniai.json'
     about = json.loads(file.read_text(encoding='utf-8')) if file.is_file() else {}
     sd.tokenizer.words,sd.unet.guidance_scale = about.get('words'),about.get('guidance_scale', 7.5)
+    sd.unet.num_inference_steps = about.get('num_inference_steps', 50)
     return sd
 
 # %% ../nbs/01_pipeline.ipynb #d8e4c586

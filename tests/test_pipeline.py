@@ -421,7 +421,7 @@ def test_callbacks_can_be_given_later(sd):
 def test_signatures(sd):
     parameters = lambda f: {k:p.default for k,p in inspect.signature(f).parameters.items()}
     empty = inspect.Parameter.empty
-    assert parameters(sd.__call__) == dict(prompt=empty, negative_prompt='', num_inference_steps=50, guidance_scale=None, height=None, width=None,
+    assert parameters(sd.__call__) == dict(prompt=empty, negative_prompt='', num_inference_steps=None, guidance_scale=None, height=None, width=None,
         generator=None, seed=None, latents=None, start=None, progress=True)
     assert parameters(StableDiffusion.from_pretrained) == dict(path=None, device=None, dtype=None, variant=None)
     assert list(inspect.signature(encode_text).parameters) == ['prompts','tokenizer','text_encoder','clip_skip']
