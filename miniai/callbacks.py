@@ -181,6 +181,6 @@ def explore(
     scheduler:str='DDIM', # One of `schedulers`
 )->Explorer: # Its `controls`, by the names above; `image`, the last picture
     "Knobs for a pipeline, in a notebook"
-    if guidance_scale is None: guidance_scale = getattr(sd.unet, 'guidance_scale', 7.5)
+    guidance_scale = recommended(sd.unet, guidance_scale=guidance_scale)['guidance_scale']
     return Explorer(sd, prompt=prompt, negative_prompt=negative_prompt, seed=seed,
         guidance_scale=guidance_scale, num_inference_steps=num_inference_steps, scheduler=scheduler)

@@ -186,7 +186,7 @@ def interpolate(
     places = np.linspace(0, len(prompts)-1, whole(frames, 'frames', 2)).tolist()
     noise = draw_noise(sd.latent_shape(len(seeds)), generators(seeds, n=len(seeds)))
     stations = noise,*sd.conditions(prompts, negative_prompt)
-    scale = getattr(sd.unet, 'guidance_scale', 7.5) if guidance_scale is None else guidance_scale
+    scale = recommended(sd.unet, guidance_scale=guidance_scale)['guidance_scale']
     return draw_batches(sd, *(between(x, places) for x in stations), seed=seeds[0],
         num_inference_steps=num_inference_steps, guidance_scale=scale, **kwargs)
 

@@ -173,8 +173,7 @@ def run(
     loss:nn.Module, # What to train
     name:str, # Of the stage
     checkpoints, # Folder for its checkpoint and its record of losses
-    *,
-    steps:int, # How many
+    *, steps:int, # How many
     report:int=100, # Steps whose mean loss becomes one line of the record
     loop=train, # Yields a `TrainStep` after each step
     **kwargs # Passed to `loop`

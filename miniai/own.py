@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['layout', 'samplers', 'loaders', 'model_files', 'find_folder', 'check_kind', 'check_fit', 'load_scheduler',
-           'StableDiffusion', 'film_strip', 'one_sentence', 'sheet', 'in_terminal', 'main']
+           'StableDiffusion', 'film_strip', 'one_sentence', 'sheet', 'in_terminal', 'one_thread', 'main']
 
 # %% ../nbs/08_own.ipynb #2831d4ea
 import json, os, random, re, shutil, sys, warnings
@@ -186,6 +186,14 @@ def in_terminal(
     if sys.stdout.isatty() and os.environ.get('COLORTERM') in ('truecolor','24bit'):
         print(half_blocks(im, shutil.get_terminal_size().columns))
 
+# %% ../nbs/08_own.ipynb #one-thread
+def one_thread(
+    model, # To draw with; None is the embedded one
+):
+    "Compute on one thread, which is faster for the embedded model, unless told otherwise"
+    told = model or os.environ.keys() & {'MINIAI_MODEL','OMP_NUM_THREADS'}
+    if not told: torch.set_num_threads(1)
+
 # %% ../nbs/08_own.ipynb #960f71f3
 @call_parse
 def main(
@@ -204,12 +212,10 @@ def main(
     with one_sentence():
         if not prompts: raise ValueError('say what to draw, such as "a purple castle on black"')
         out,seed = image_path(out),random.randrange(2**32) if seed is None else seed
-        small = not (model or os.environ.keys() & {'MINIAI_MODEL','OMP_NUM_THREADS'})
-        if small: torch.set_num_threads(1) # Faster for the embedded model
+        one_thread(model)
         if fast: model = model or embedded_model('one_step')
         sd = (pipeline.StableDiffusion if library else StableDiffusion).from_pretrained(model)
         image = sheet(sd, list(prompts), strip, negative_prompt=negative_prompt, seed=seed,
             num_inference_steps=num_inference_steps, guidance_scale=guidance_scale)
-        save_image(image, out)
         in_terminal(image)
-        print(f"{out.absolute()} (seed {seed})")
+        print(f"{save_image(image, out).absolute()} (seed {seed})")

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['tokenize', 'encode_text', 'Step', 'denoise_loop', 'predict_noise', 'guided_noise', 'both_noises', 'rescale_noise',
-           'step_noise', 'denoise', 'decode', 'StableDiffusion', 'with_callbacks', 'warn_of_unknown',
+           'step_noise', 'denoise', 'decode', 'StableDiffusion', 'with_callbacks', 'warn_of_unknown', 'recommended',
            'with_recommendations']
 
 # %% ../nbs/01_pipeline.ipynb #659b5702
@@ -294,6 +294,15 @@ def conditions(self:StableDiffusion,
     warn_of_unknown(prompts, getattr(self.tokenizer, 'words', None))
     return tuple(encode_text(o, self.tokenizer, self.text_encoder) for o in (prompts,negatives))
 
+# %% ../nbs/01_pipeline.ipynb #recommended
+def recommended(
+    unet, # Of a model that may know what suits it
+    **told # `guidance_scale` and `num_inference_steps`, or None
+)->dict: # What to draw with
+    "What was told, or what the model recommends, or what Stable Diffusion's pipeline takes"
+    usual = dict(guidance_scale=7.5, num_inference_steps=50)
+    return {k: getattr(unet, k, usual[k]) if v is None else v for k,v in told.items()}
+
 # %% ../nbs/01_pipeline.ipynb #3e558e33
 @patch
 def steps(self:StableDiffusion,
@@ -314,12 +323,10 @@ def steps(self:StableDiffusion,
     shape = self.latent_shape(len(embeddings), height, width)
     source = generators(seed, generator, len(embeddings))
     if latents is None and start is None: latents = draw_noise(shape, source)
-    scale = getattr(self.unet, 'guidance_scale', 7.5) if guidance_scale is None else guidance_scale
-    count = num_inference_steps
-    if count is None: count = getattr(self.unet, 'num_inference_steps', 50)
+    run = recommended(self.unet, guidance_scale=guidance_scale,
+                      num_inference_steps=num_inference_steps)
     return with_callbacks(denoise(latents, embeddings, self.unet, self.scheduler,
-        uncond_embeddings=uncond, guidance_scale=scale, num_inference_steps=count,
-        generator=source, start=start), self.callbacks)
+        uncond_embeddings=uncond, generator=source, start=start, **run), self.callbacks)
 
 # %% ../nbs/01_pipeline.ipynb #f335cfab
 @patch
