@@ -1,4 +1,4 @@
-"The data: where it is looked for, what happens to bad files, and what the made pictures are."
+"The data: where it is looked for, and what happens to bad files."
 import gzip,hashlib,shutil,struct,threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler,ThreadingHTTPServer
@@ -74,29 +74,3 @@ def test_labels_that_do_not_belong(tmp_path):
     for f in sample_dir().glob('*.gz'): shutil.copy(f, tmp_path)
     shutil.copy(tmp_path/'train-labels-idx1-ubyte.gz', tmp_path/'t10k-labels-idx1-ubyte.gz')
     with pytest.raises(ValueError, match='1000 images, but 1500 labels'): load_fashion_mnist('test', path=tmp_path)
-
-def test_a_class_is_missing():
-    with pytest.raises(ValueError, match='ankle boot'): Pictures(torch.zeros(9,28,28, dtype=torch.uint8), torch.arange(9))
-
-def test_held_out_combinations_are_apart():
-    key = lambda rows: set(map(tuple, rows.tolist()))
-    seen,unseen = key(combinations(held_out=False)),key(combinations(held_out=True))
-    assert not seen&unseen and seen|unseen==key(combinations()) and len(combinations())==580
-    assert 6<580/len(unseen)<8
-
-def test_pictures_show_what_the_caption_says():
-    "The corner pixel has the background's colour, the garment is lit by the colour named, and nothing leaves [0,1]."
-    pictures,rows = Pictures(*load_fashion_mnist('test', path='sample', quiet=True)),combinations()
-    x = pictures(rows, torch.Generator().manual_seed(3))
-    assert x.shape==(580,3,64,64) and x.min()>=0 and x.max()<=1
-    assert torch.allclose(x[:,:,0,0], torch.stack([rgb[backgrounds[b]] for b in rows[:,2]]), atol=0.02)
-
-def test_pictures_are_reproducible_and_differ():
-    pictures = Pictures(*load_fashion_mnist('test', path='sample', quiet=True))
-    make = lambda seed: pictures(combinations()[:50], torch.Generator().manual_seed(seed))
-    assert torch.equal(make(1), make(1)) and not torch.equal(make(1), make(2))
-
-def test_every_phrasing_says_what_it_mentions():
-    for i,(garment,color,background) in enumerate(mentions.tolist()):
-        text = caption((9,1,7), i)
-        assert ('ankle boot' in text)==garment and ('orange' in text)==color and ('grey' in text)==background
