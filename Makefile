@@ -17,7 +17,7 @@ parallel := -n auto --dist worksteal
 
 .PHONY: run test test-all test-other-machine test-browser slow-test lab export docs quarto nbdev2-test clean help
 
-run: .venv/.run  ## make a picture: make run PROMPT="a cat to the left of a dog"
+run: .venv/.run  ## make a picture: make run PROMPT="a dog to the left of a cat"
 	@mkdir -p "$$(dirname "$$OUT")"
 	@.venv/bin/miniai --seed $(SEED) --num-inference-steps $(STEPS) --out "$$OUT" -- "$$PROMPT"
 	@echo 'Next: `make lab` opens the notebooks that made it; start with 01_pipeline.'

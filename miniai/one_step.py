@@ -95,30 +95,28 @@ def match(
     steps:int, # How many
     lr:float, # The generator's highest learning rate
     fake_lr:float, # The fake's
-    fake_updates:int=2, # For each update of the generator
-    lead:int=50, # Steps in which the fake learns alone
     ema:float=.99, # Decay of the generator's averaged weights
-    checkpoint=None, # File to write checkpoints to, and to resume from
+    checkpoint=None, # File to write checkpoints to and to resume from
     every:int=50, # Steps between checkpoints
     accelerator:Accelerator|None=None, # Device, precision, processes; None trains where `loss` is
+    **turns # `fake_updates` and `lead`, see `both_turns`
 ): # Yields a `TrainStep` after each step
     "Train a generator and its fake in turn; at the end the generator has its averaged weights"
     acc = accelerator or Accelerator(device_placement=False)
-    params = {loss.model: list(loss.model.parameters()), loss.fake: list(loss.fake.parameters())}
+    params = {net: list(net.parameters()) for net in (loss.model,loss.fake)}
     generator,fake = MuonAdamW(loss.model, lr),MuonAdamW(loss.fake, fake_lr)
     average = EMAModel(params[loss.model], decay=ema)
     parts = dict(loss=loss, generator=generator, fake=fake, average=average)
-    first = resume(checkpoint, params[loss.model][0].device, **parts)
-    for step in range(first, steps):
-        value = both_turns(loss, acc, generator, fake, params, step, steps, fake_updates, lead)
+    for step in range(resume(checkpoint, params[loss.model][0].device, **parts), steps):
+        value = both_turns(loss, acc, generator, fake, params, step, steps, **turns)
         average.step(params[loss.model])
         if checkpoint and (step+1)%every==0: save_checkpoint(checkpoint, step+1, **parts)
         yield TrainStep(step+1, acc.reduce(value, 'mean'), average)
     average.copy_to(params[loss.model])
 
 # %% ../nbs/16_one_step.ipynb #5d3a896c
-def both_turns(loss, acc, generator, fake, params, step, steps, fake_updates, lead):
-    "One step of `match`: the generator's turn, then the fake's"
+def both_turns(loss, acc, generator, fake, params, step, steps, fake_updates=2, lead=50):
+    "The fake learns alone for `lead` steps; then the generator has a turn, and the fake some"
     rng,factor = batch_generator(step, acc.process_index),learning_rate(step, steps)
     def update(optimizer, net, value):
         acc.backward(value)
@@ -282,6 +280,7 @@ def first_generator(
     how = dict(lr=2e-3, ema=.99, every=50, report=10)
     return run(PairLoss(generator, pairs), 'pairs', checkpoints, **how, **kwargs)
 
+# %% ../nbs/16_one_step.ipynb #save-one-step
 def save_one_step(
     generator:OneStepUNet, # Trained
     guidance_scale:float, # That it has learned

@@ -278,9 +278,9 @@ def warn_of_unknown(
     unknown = [w for w in dict.fromkeys(asked)
                if not known & {w, w+'s', w.removesuffix('s'), w.removesuffix('es')}]
     if not unknown: return
-    names = ', '.join(w for w in words if len(w)>2)
+    some = ', '.join([w for w in words if len(w)>2][::12])
     warnings.warn(f"this small model was trained on {len(words)} words and has never seen "
-        f"{', '.join(map(repr, unknown))}; it draws what these words say: {names}", stacklevel=4)
+        f"{', '.join(map(repr, unknown))}; it knows words such as {some}", stacklevel=4)
 
 # %% ../nbs/01_pipeline.ipynb #5870c40d
 @patch

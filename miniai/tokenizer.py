@@ -46,7 +46,7 @@ byte_letters = bytes_to_unicode()
 # %% ../nbs/02_tokenizer.ipynb #42654f2d
 def normalize(
     text:str,
-)->str: # NFC, single spaces, small letters
+)->str: # NFC, single spaces, lowercase
     "Text as CLIP reads it"
     text = regex.sub(r'\s+', ' ', unicodedata.normalize('NFC', text))
     return text.replace('Σ', 'σ').lower()

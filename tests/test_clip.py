@@ -285,7 +285,7 @@ def test_preprocessing_by_default_is_openai_s():
 # Texts and pictures
 
 def test_similarity_is_that_of_transformers(clip, photos):
-    texts = ['a purple castle', 'an owl on a grey background', 'a cat to the left of a dog']
+    texts = ['a purple castle', 'an owl on a grey background', 'a dog to the left of a cat']
     processor = CLIPImageProcessor.from_pretrained(embedded_model()/'clip')
     tokens = CLIPTokenizer.from_pretrained(embedded_model()/'clip')(texts, padding=True, return_tensors='pt')
     theirs = transformers.CLIPModel.from_pretrained(embedded_model()/'clip', dtype=torch.float32).eval()

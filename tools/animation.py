@@ -4,7 +4,7 @@ from miniai.core import image_grid
 from miniai.editing import save_animation
 from miniai.pipeline import StableDiffusion, decode
 
-prompts = ['a purple castle on a black background', 'a cat to the left of a dog', 'an owl on a blue background',
+prompts = ['a purple castle on a black background', 'a dog to the left of a cat', 'an owl on a blue background',
     'a green guitar on a white background', 'a pizza below a cloud']
 sd = StableDiffusion.from_pretrained(device='cpu')
 frames = [image_grid(decode(step.latents, sd.vae), ncols=5) for step in sd.steps(prompts, seed=1, num_inference_steps=20)]

@@ -12,7 +12,7 @@ from miniai.pipeline import StableDiffusion, decode
 
 images = Path(__file__).parent.parent/'nbs/images'
 first = 'a purple castle on a black background'
-best = ['an owl on a blue background', 'a green guitar', 'a robot on a pink background', 'a cat to the left of a dog', 'a red heart above a cake',
+best = ['an owl on a blue background', 'a green guitar', 'a robot on a pink background', 'a dog to the left of a cat', 'a red heart above a cake',
     'a pizza below a cloud', 'a yellow umbrella on a purple background', 'an elephant on a white background', 'a rocket to the right of a moon', 'a white rabbit on a green background']
 beyond = ['three cats', 'a cat riding a bicycle', 'a small dog to the left of a large dog', 'a red cat to the left of a blue dog', 'a wombat', 'a cat, a dog and an owl',
     'a sad robot', 'a turquoise apple', 'an apple that is not red', 'the word cake']
