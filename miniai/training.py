@@ -221,10 +221,11 @@ def new_unet(
     text_width:int=128, # Of the text encoder's embeddings
 )->UNet2DConditionModel:
     "A small U-Net with random weights for 16×16×4 latents, with attention at 8×8 only"
-    return UNet2DConditionModel(sample_size=16, block_out_channels=widths, layers_per_block=1,
+    unet = UNet2DConditionModel(sample_size=16, block_out_channels=widths, layers_per_block=1,
         norm_num_groups=16, attention_head_dim=4, cross_attention_dim=text_width,
         down_block_types=('DownBlock2D','CrossAttnDownBlock2D'),
         up_block_types=('CrossAttnUpBlock2D','UpBlock2D'))
+    return unet.to(memory_format=torch.channels_last) # Trains 10% faster on a CPU
 
 # %% ../nbs/12_training.ipynb #new-scheduler
 def new_scheduler(
@@ -621,9 +622,9 @@ def main(
     pictures:str=None, # Folder of captioned pictures of your own, to fine-tune with
     from_scratch:bool=False, # Train a new model on your pictures instead
     model:str=None, # Folder of the model to fine-tune; without it, the embedded one
-    clip_steps:int=1500, # Steps of 128 pictures
+    clip_steps:int=2900, # Steps of 128 pictures
     vae_steps:int=2400, # Steps of 16 pictures
-    unet_steps:int=20000, # Steps of 32 latents
+    unet_steps:int=8000, # Steps of 32 latents
     tune_steps:int=300, # Steps of 32 latents, to fine-tune
     batch_scale:float=1, # Batches are so many times larger
     precision:str='no', # Mixed precision: no or bf16
