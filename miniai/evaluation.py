@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['judge_file', 'cells', 'kinds', 'questions', 'background_color', 'tint_color', 'thing_colors', 'Judge', 'worn',
            'JudgeLoss', 'load_judge', 'train_judge', 'places', 'order', 'describe', 'marks', 'wilson',
-           'frechet_distance', 'diversity', 'some_rows', 'prompt', 'sentence', 'to_tensor', 'draw', 'clip_accuracy',
-           'others', 'swapped', 'load_clip', 'clip_scores', 'measure', 'as_table', 'draw_rows', 'try_scales',
+           'frechet_distance', 'diversity', 'some_rows', 'prompt', 'sentence', 'to_tensor', 'draw', 'draw_rows',
+           'clip_accuracy', 'others', 'swapped', 'load_clip', 'clip_scores', 'measure', 'as_table', 'try_scales',
            'evaluate', 'as_markdown', 'main']
 
 # %% ../nbs/13_evaluation.ipynb #09dd78cb
@@ -277,6 +277,17 @@ def draw(
     return torch.cat([to_tensor(sd(prompts[i:i+batch_size], seed=seed+i, progress=False, **kwargs))
                       for i in starts])
 
+# %% ../nbs/13_evaluation.ipynb #draw-rows
+def draw_rows(
+    sd:StableDiffusion,
+    rows:Tensor, # int64 (n,6)
+    seed:int=0, # Of the first picture and of its prompt's wording
+    **kwargs, # Passed to `sd`
+)->Tensor: # (n,3,h,w) in [0,1]
+    "A picture for each row, drawn from a prompt that says all of it"
+    prompts = [prompt(row, seed+i) for i,row in enumerate(rows.tolist())]
+    return draw(sd, prompts, seed=seed, **kwargs)
+
 # %% ../nbs/13_evaluation.ipynb #c0504583
 @torch.no_grad()
 def clip_accuracy(
@@ -373,16 +384,6 @@ def as_table(
     return '\n'.join(f"| {' | '.join(line)} |" for line in lines)
 
 # %% ../nbs/13_evaluation.ipynb #f52ec5da
-def draw_rows(
-    sd:StableDiffusion,
-    rows:Tensor, # int64 (n,6)
-    seed:int=0, # Of the first picture and of its prompt's wording
-    **kwargs, # Passed to `sd`
-)->Tensor: # (n,3,h,w) in [0,1]
-    "A picture for each row, drawn from a prompt that says all of it"
-    prompts = [prompt(row, seed+i) for i,row in enumerate(rows.tolist())]
-    return draw(sd, prompts, seed=seed, **kwargs)
-
 def try_scales(
     judge:Judge,
     drawn, # Called with rows, a guidance scale and a seed, gives pictures
