@@ -216,7 +216,7 @@ def caption(
     kind = rng.random()
     if second:
         first,second,axis = with_article(first),with_article(second),row[4]
-        if kind<.43: return f'{first} {rng.choice(relations[axis][0])} {second}{behind}',said
+        if kind<.7: return f'{first} {rng.choice(relations[axis][0])} {second}{behind}',said
         if kind<.86: return f'{second} {rng.choice(relations[axis][1])} {first}{behind}',said
         first,second = rng.sample([first,second], 2)
         return f'{first} and {second}{behind}',[*said[:4], unsaid, said[5]] # Not which is first

@@ -247,7 +247,7 @@ class UNetLoss(nn.Module):
         captions=None, # Of rows, with a generator; None is those of `EmojiData`
         batch_size:int=32, # Latents in a batch
         drop:float=.1, # Share of captions left empty
-        gamma:float=5., # From this signal-to-noise ratio on, latents count for less
+        gamma:float=1., # From this signal-to-noise ratio on, latents count for less
     ):
         super().__init__()
         self.model,self.text_encoder,self.tokenizer = unet,text_encoder,tokenizer
