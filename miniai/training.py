@@ -29,6 +29,7 @@ from .core import embedded_model, progress_bar
 from .emoji import *
 from .loop import *
 from .own import one_sentence
+from .placing import misplaced,named,watched
 from .unet import UNet2DConditionModel
 from .vae import AutoencoderKL, vae_factor
 
@@ -248,38 +249,43 @@ class UNetLoss(nn.Module):
         batch_size:int=32, # Latents in a batch
         drop:float=.1, # Share of captions left empty
         gamma:float=1., # From this signal-to-noise ratio on, latents count for less
+        placing:float=.3, # Weight of `misplaced` attention
     ):
         super().__init__()
         self.model,self.text_encoder,self.tokenizer = unet,text_encoder,tokenizer
         self.latents,self.rows,self.captions = latents,rows,captions or EmojiData.captions
-        self.batch_size,self.drop,self.gamma = batch_size,drop,gamma
+        self.batch_size,self.drop,self.gamma,self.placing = batch_size,drop,gamma,placing
         self.scheduler = new_scheduler()
 
 # %% ../nbs/12_training.ipynb #unet-batch
 @patch
 def batch(self:UNetLoss, generator):
-    "Captions and latents"
+    "Captions, what they claim, and latents"
     pick = torch.randint(len(self.latents), (self.batch_size,), generator=generator)
-    texts,_ = self.captions(self.rows[pick].long(), generator)
-    return texts,self.latents[pick].float()
+    texts,said = self.captions(self.rows[pick].long(), generator)
+    if said.ndim<2: said = torch.full((len(texts),6), unsaid) # Captions of your own
+    return texts,said,self.latents[pick].float()
 
 # %% ../nbs/12_training.ipynb #c938f435
 @patch
 def forward(self:UNetLoss, generator):
-    texts,latents = self.batch(generator)
+    texts,said,latents = self.batch(generator)
     empty = torch.rand(len(latents), generator=generator)<self.drop
-    ids = token_ids(self.tokenizer, ['' if e else text for text,e in zip(texts, empty)])
+    texts = ['' if e else text for text,e in zip(texts, empty)]
+    ids,words = token_ids(self.tokenizer, texts),named(texts, said, self.tokenizer)
     noise = torch.randn(latents.shape, generator=generator)
     timesteps = self.scheduler.config.num_train_timesteps
     t = torch.randint(timesteps, (len(latents),), generator=generator)
     alpha_bar = self.scheduler.alphas_cumprod[t]
-    batch = ids,latents,noise,t,alpha_bar
-    ids,latents,noise,t,alpha_bar = (o.to(self.model.device) for o in share(*batch))
+    batch = ids,words,said,latents,noise,t,alpha_bar
+    ids,words,said,latents,noise,t,alpha_bar = (o.to(self.model.device) for o in share(*batch))
     noisy = self.scheduler.add_noise(latents, noise, t)
     embeddings = self.text_encoder(ids).last_hidden_state
-    error = self.model(noisy, t, embeddings).sample.float() - noise
+    with watched(self.model) as shares:
+        error = self.model(noisy, t, embeddings).sample.float() - noise
     snr = alpha_bar/(1-alpha_bar)
-    return (error.square().mean((1,2,3)) * (self.gamma/snr).clamp(max=1)).mean()
+    weighted = (error.square().mean((1,2,3)) * (self.gamma/snr).clamp(max=1)).mean()
+    return weighted + self.placing*misplaced(shares, words, said)
 
 # %% ../nbs/12_training.ipynb #c784611b
 def to_half(
@@ -535,12 +541,13 @@ class FineTuneLoss(UNetLoss):
         self.own,self.own_latents,self.rehearsal = own,own_latents,rehearsal
 
     def batch(self, generator):
-        "Captions and latents"
-        texts,latents = super().batch(generator)
+        "Captions, what they claim, and latents"
+        texts,said,latents = super().batch(generator)
         n = round(len(texts)*(1-self.rehearsal))
         pick = torch.randint(len(self.own_latents), (n,), generator=generator)
         own,_ = self.own.captions(pick)
-        return own + texts[n:],torch.cat([self.own_latents[pick], latents[n:]])
+        said[:n] = unsaid
+        return own + texts[n:],said,torch.cat([self.own_latents[pick], latents[n:]])
 
 # %% ../nbs/12_training.ipynb #fine-tune-start
 def fine_tune_loss(

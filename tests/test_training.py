@@ -228,7 +228,7 @@ def test_rehearsal_is_a_part_of_every_batch(own, tokenizer):
     common = dict(own=data, own_latents=torch.zeros(4, 4, 16, 16), batch_size=8)
     for rehearsal,n in ((.5,4), (0,8), (1,0)):
         loss = FineTuneLoss(nn.Identity(), nn.Identity(), tokenizer, torch.ones(9, 4, 16, 16), random_rows(9, batch_generator(0)), rehearsal=rehearsal, **common)
-        texts,latents = loss.batch(batch_generator(0))
+        texts,said,latents = loss.batch(batch_generator(0))
         assert sum('wombat' in text for text in texts)==n==int((latents==0).all((1,2,3)).sum())
 
 def test_a_new_model_is_trained_on_your_pictures_alone(own, tmp_path):
