@@ -238,7 +238,7 @@ def new_scheduler(
 
 # %% ../nbs/12_training.ipynb #5f4010e1
 class UNetLoss(nn.Module):
-    "Error of the noise (Ho et al. 2020, equation 14), weighted by min-SNR (Hang et al. 2023)"
+    "Error of the noise (Ho et al. 2020, eq. 14; min-SNR: Hang et al. 2023) and of the attention"
     def __init__(self,
         unet:UNet2DConditionModel, # To train
         text_encoder, # Trained along with it, unless it's frozen
