@@ -290,10 +290,13 @@ def add_noise(self:Scheduler,
     x = alpha_bar**.5*original_samples + (1-alpha_bar)**.5*noise
     return (x/alpha_bar**.5 if self.sigma_space else x).to(original_samples.dtype)
 
+# %% ../nbs/06_scheduler.ipynb #get-velocity
 @patch
 def get_velocity(self:Scheduler, sample:Tensor, noise:Tensor, timesteps:Tensor)->Tensor:
     "What a network with 'v_prediction' learns to say (Salimans & Ho 2022, appendix D)"
-    return self.add_noise(noise, -sample, timesteps)
+    alpha_bar = self.alphas_cumprod[torch.as_tensor(timesteps).flatten().cpu().long()]
+    alpha_bar = alpha_bar.to(noise.device).view(-1, *[1]*(noise.ndim-1))
+    return (alpha_bar**.5*noise - (1-alpha_bar)**.5*sample).to(sample.dtype)
 
 # %% ../nbs/06_scheduler.ipynb #names-from-config
 @patch(cls_method=True)
