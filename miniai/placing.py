@@ -21,9 +21,10 @@ def find(
 )->tuple: # Its first character, and the one behind its last; (0,0) if it isn't there
     "Where a caption names a thing, with its tint"
     if not 0<=thing<nothing: return 0,0
-    either = lambda word: '|'.join({word, synonyms.get(word, word)})
-    tint = f'({either(colors[color])}) ' if 0<=color<own else ''
-    found = re.search(rf'(?<![\w-]){tint}({either(things[thing])})(?!\w)', text)
+    either = lambda word: f'({word}|{synonyms.get(word, word)})'
+    name = either(things[thing])
+    if 0<=color<own: name = f'{either(colors[color])} {name}'
+    found = re.search(rf'(?<![\w-])(?<!palm ){name}(?!\w)', text) # A palm tree is no tree
     return found.span() if found else (0,0)
 
 # %% ../nbs/12_placing.ipynb #pl-named
@@ -43,12 +44,15 @@ def named(
 # %% ../nbs/12_placing.ipynb #pl-watched
 @contextmanager
 def watched(
-    unet, # A `UNet2DConditionModel`
+    unet, # A `UNet2DConditionModel`, the library's or ours
 )->Iterator[list]: # Gets a tensor (n, places, tokens) from each layer of cross-attention
     "How each place shares its attention between the tokens, averaged over the heads, with gradients"
     shares = []
     def watch(layer, args, kwargs):
-        q,(k,_) = layer.split(layer.to_q(args[0])),kwargs['encoder_hidden_states'].keys_values(layer)
+        text = kwargs['encoder_hidden_states']
+        text = getattr(text, 'states', text) # Our U-Net passes a `Prompt`
+        split = lambda x: x.unflatten(-1, (layer.heads,-1)).transpose(1,2)
+        q,k = split(layer.to_q(args[0])),split(layer.to_k(text)) # (n, heads, places or tokens, d)
         shares.append((q@k.mT/q.shape[-1]**.5).softmax(-1).mean(1))
     layers = [layer for name,layer in unet.named_modules() if name.endswith('attn2')]
     hooks = [layer.register_forward_pre_hook(watch, with_kwargs=True) for layer in layers]
@@ -62,8 +66,8 @@ def halves(
     side:int, # Places in a row and in a column
 )->Tensor: # float (n,places,2): 1 in the half of the first thing, and in that of the second
     "Where two things are: the first on the left, or on top"
-    low = (torch.arange(side, device=axis.device)<side/2).float()
-    left,top = low.repeat(side),low.repeat_interleave(side)
+    low = (torch.arange(side, device=axis.device)<side/2).float() # 1 in the first half
+    left,top = low.repeat(side),low.repeat_interleave(side)       # Places are counted row by row
     first = torch.where(axis[:,None]==0, left, top)
     return torch.stack([first, 1-first], 2)
 
@@ -74,11 +78,11 @@ def misplaced(
     said:Tensor, # int64 (n,6), what the captions claim
 )->Tensor: # Scalar: squared, summed over the pairs, divided by n
     "How much of the attention to each of two things is in the other's half (Wang et al. 2024)"
-    pairs = words.any(2).all(1) & (said[:,4]!=unsaid)
+    pairs = words.any(2).all(1) & (said[:,4]!=unsaid) # Both are named, and the caption says where
     words,axis,loss = words[pairs].float(),said[pairs,4],0.
     for share in shares:
-        thing = share[pairs].float()@words.mT                         # (pairs, places, 2)
+        thing = share[pairs].float()@words.mT          # (pairs, places, 2)
         half = halves(axis, round(thing.shape[1]**.5))
-        wrong = (thing*(1-half)).sum(1)/thing.sum(1)                  # (pairs, 2)
+        wrong = (thing*(1-half)).sum(1)/thing.sum(1)   # (pairs, 2)
         loss = loss + wrong.square().mean(1).sum()
     return loss/len(shares)/len(said)

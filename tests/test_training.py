@@ -91,6 +91,17 @@ def test_the_text_encoder_learns_with_the_unet_unless_it_is_frozen(tokenizer):
         for _ in train(net, steps=2, lr=.1): pass
         assert torch.equal(net.text_encoder.encoder.layers[0].mlp.fc1.weight, before)==frozen
 
+def test_misplaced_attention_counts_as_much_as_its_weight_says(tokenizer):
+    torch.manual_seed(0)
+    text = new_clip(tokenizer, width=32).text_model
+    rows = random_rows(9, batch_generator(0), pairs=1.)
+    net = UNetLoss(new_unet((16,16), 32), text, tokenizer, torch.randn(9, 4, 16, 16), rows, batch_size=8)
+    found = []
+    with torch.no_grad():
+        for net.placing in (0,1,2): found.append(net(batch_generator(3)).item())
+    none,once,twice = found
+    assert .05<once-none<.3 and twice-none==pytest.approx(2*(once-none), rel=1e-3) # An untrained network shares out evenly: 1/4 for each pair
+
 def test_pictures_go_through_a_vae_of_any_precision():
     "As they do on a GPU, where the pipeline keeps its networks in half precision"
     torch.manual_seed(0)
@@ -230,6 +241,7 @@ def test_rehearsal_is_a_part_of_every_batch(own, tokenizer):
         loss = FineTuneLoss(nn.Identity(), nn.Identity(), tokenizer, torch.ones(9, 4, 16, 16), random_rows(9, batch_generator(0)), rehearsal=rehearsal, **common)
         texts,said,latents = loss.batch(batch_generator(0))
         assert sum('wombat' in text for text in texts)==n==int((latents==0).all((1,2,3)).sum())
+        assert (said[:n]==unsaid).all() and (said[n:]!=unsaid).any(1).all() # Where own things are isn't known
 
 def test_a_new_model_is_trained_on_your_pictures_alone(own, tmp_path):
     main(pictures=str(own), out=str(tmp_path/'new'), from_scratch=True, **tiny)
