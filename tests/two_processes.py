@@ -17,7 +17,7 @@ def main(folder):
         unet=UNetLoss(new_unet((32,32), 32), text, tokenizer, latents, rows, batch_size=8))
     for name,loss in losses.items():
         for _ in train(loss, steps=20, lr=1e-2, checkpoint=f'{folder}/{name}.pt', every=8, accelerator=Accelerator()): pass
-        if PartialState().is_main_process: save_file(loss.state_dict(), f'{folder}/{name}.safetensors')
+        if PartialState().is_main_process: save_file({k: v.contiguous() for k,v in loss.state_dict().items()}, f'{folder}/{name}.safetensors')
 
 if __name__=='__main__':
     main(sys.argv[1])
