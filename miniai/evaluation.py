@@ -402,8 +402,8 @@ def evaluate(
     sd:StableDiffusion,
     clip:tuple, # See `load_clip`
     n:int=500, # Rows of each kind, trained and held out
-    guidance=(2.,3.,4.,5.,7.), # Scales to choose from
-    num_inference_steps:int=25,
+    guidance=(2.,3.,4.,6.), # Scales to choose from
+    num_inference_steps:int=15,
 )->dict: # All that's measured, by name
     "Everything that this notebook measures, for one model"
     start,judge,real = time.time(),load_judge(),Pictures()
@@ -411,7 +411,7 @@ def evaluate(
     composed = lambda rows: real(rows, torch.Generator().manual_seed(1))
     drawn = lambda rows,scale,seed=0: draw_rows(
         sd, rows, seed, guidance_scale=scale, num_inference_steps=num_inference_steps)
-    tried = try_scales(judge, drawn, guidance, math.ceil(n/5), real)
+    tried = try_scales(judge, drawn, guidance, math.ceil(n/10), real)
     best = max(tried, key=lambda o: o[1])[0]
     make = {'composed': composed, 'through the VAE': lambda x: through_vae(sd.vae, composed(x)),
             'drawn, trained': lambda rows: drawn(rows, best)}
@@ -448,7 +448,7 @@ the right colour among {own} for {color:.1%}, the right order of two things for 
 def main(
     model:str=None, # Folder of a model; without it, the embedded one
     n:int=500, # Prompts of each of the four kinds, trained and held out
-    steps:int=25, # Steps of the scheduler
+    steps:int=15, # Steps of the scheduler
     save:bool=False, # Write the result to evaluation.json in the model's folder?
     judge_steps:int=0, # Train a new judge first, for so many steps
 ):
