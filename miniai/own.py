@@ -202,7 +202,7 @@ def main(
     seed:int=None, # Where the noise starts; without one it is drawn, and said
     num_inference_steps:int=None, # More are finer; without it, as the model recommends
     guidance_scale:float=None, # How strictly to follow the prompt; without one, as recommended
-    fast:bool=False, # Draw in one step, with the model that 16_one_step makes
+    fast:bool=False, # Draw in a few steps, with the distilled model of notebook 15
     strip:bool=False, # Show how each picture comes out of the noise
     library:bool=False, # Use the library's parts
     model:str=None, # A folder or Hub id; without one $MINIAI_MODEL, or else the embedded model
@@ -213,7 +213,7 @@ def main(
         if not prompts: raise ValueError('say what to draw, such as "a purple castle on black"')
         out,seed = image_path(out),random.randrange(2**32) if seed is None else seed
         one_thread(model)
-        if fast: model = model or embedded_model('one_step')
+        if fast: model = model or embedded_model('distilled')
         sd = (pipeline.StableDiffusion if library else StableDiffusion).from_pretrained(model)
         image = sheet(sd, list(prompts), strip, negative_prompt=negative_prompt, seed=seed,
             num_inference_steps=num_inference_steps, guidance_scale=guidance_scale)
