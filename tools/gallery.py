@@ -1,4 +1,4 @@
-"""Draw the README's pictures and the model card's sheet with the embedded model. Nothing is picked: seeds in order.
+"""Draw the README's pictures and the model card's sheet with the embedded model: the prompts of hero.png are those that it does best, the seeds are in order.
 
     python tools/gallery.py
 
@@ -11,9 +11,10 @@ from miniai.emoji import captions, random_rows
 from miniai.pipeline import StableDiffusion, decode
 
 images = Path(__file__).parent.parent/'nbs/images'
-first = 'a purple castle on a black background'
-best = ['an owl on a blue background', 'a green guitar', 'a robot on a pink background', 'a dog to the left of a cat', 'a red heart above a cake',
-    'a pizza below a cloud', 'a yellow umbrella on a purple background', 'an elephant on a white background', 'a rocket to the right of a moon', 'a white rabbit on a green background']
+first = 'a panda on a pink background'
+best = ['a strawberry on a white background', 'a purple dress on a yellow background', 'a burger on a red background',
+    'a dog to the left of a cat on a green background', 'a rainbow above a tree on a white background', 'a hat above a ghost on a purple background',
+    'a koala on a green background', 'a panda on a pink background', 'a crown above a pig on a green background', 'a frog on a pink background']
 beyond = ['three cats', 'a cat riding a bicycle', 'a small dog to the left of a large dog', 'a red cat to the left of a blue dog', 'a wombat', 'a cat, a dog and an owl',
     'a sad robot', 'a turquoise apple', 'an apple that is not red', 'the word cake']
 
