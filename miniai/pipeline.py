@@ -65,7 +65,7 @@ class Step:
     timesteps:Tensor=None # All timesteps of this run
     embeddings:Tensor=None # (n, length, width), of the prompts
     uncond_embeddings:Tensor=None # Likewise, of the negative prompts
-    guidance_scale:float=1. # How far to go from `uncond_embeddings` towards `embeddings`
+    guidance_scale:float|Tensor=1. # How far to go towards `embeddings`; a tensor is one per image
     stop:bool=False # Make this step the last?
 
 # %% ../nbs/01_pipeline.ipynb #f10ea4f2
@@ -168,8 +168,9 @@ def step_noise(
     "The noise that `unet` predicts in `latents`, guided as `step` says"
     scale,dim = step.guidance_scale,getattr(unet.config, 'time_cond_proj_dim', None)
     if not dim:
-        uncond = step.uncond_embeddings if scale>1 else None
-        return guided_noise(unet, latents, step.timestep, step.embeddings, uncond, scale)
+        scale = scale.clamp(1) if isinstance(scale, Tensor) else max(scale, 1)
+        e = step.embeddings,step.uncond_embeddings
+        return guided_noise(unet, latents, step.timestep, *e, scale)
     from diffusers.models.embeddings import get_timestep_embedding
     top = getattr(unet.config, '_max_guidance_scale', None) # It wasn't taught any other scale
     if top: number(scale, 'guidance_scale', 1, top)
