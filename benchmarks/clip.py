@@ -111,7 +111,7 @@ def main(
     clip,real,judge,sd = CLIP.from_pretrained(device='cpu'),Pictures(),load_judge(),StableDiffusion.from_pretrained(device='cpu')
     layers,seeds,few = sd.text_encoder.config.num_hidden_layers,list(range(seeds)),n//5
     several = lambda measure: [measure(seed) for seed in progress_bar(seeds)]
-    results = dict(command='python benchmarks/clip.py --save', seeds=seeds, machine=f'{platform.machine()}, torch {torch.get_num_threads()} thread',
+    results = dict(command=f'python benchmarks/clip.py --n {n} --seeds {len(seeds)} --save', seeds=seeds, machine=f'{platform.machine()}, torch {torch.get_num_threads()} thread',
         names=names, zero_shot=zero_shot(clip, judge, real, n, seeds), analogies=several(lambda seed: analogies(clip, real, seed)), analogies_pictures=3*len(pairs),
         drawn={part: several(lambda seed: drawn_analogies(sd, judge, part, seed, few, steps)) for part in ('color','thing')}, drawn_n=few,
         clip_skip={skip: several(lambda seed: skipped(sd, judge, skip, seed, few, steps)) for skip in range(layers+1)}, clip_skip_n=few, num_inference_steps=steps)

@@ -42,4 +42,4 @@ def main(
     found = dict(n=len(photos), steps=[5,10,20,50], vae=mean(image_psnr(through(im), im) for im in photos))
     found['psnr'] = [mean(there_and_back(sd, photos, texts, steps)) for steps in found['steps']]
     print(found)
-    if save: save_measured('editing', dict(command='python benchmarks/editing.py --save', machine=machine(), **found))
+    if save: save_measured('editing', dict(command=f'python benchmarks/editing.py --n {n} --save', machine=machine(), **found))
