@@ -26,7 +26,7 @@ from .scheduler import *
 def pred_x0(
     step:Step, # As `denoise` gives it
 )->Tensor: # (n, channels, height, width)
-    "The latents that a run is heading for, where the scheduler says so; else those it has"
+    "The scheduler's guess of the final latents; without one, the current latents"
     return step.latents if step.pred_original_sample is None else step.pred_original_sample
 
 # %% ../nbs/09_callbacks.ipynb #fec23f04
@@ -34,7 +34,7 @@ def with_parts(
     sd:StableDiffusion, # A pipeline
     **parts # What will be different: `scheduler=`, `callbacks=` and so on
 )->StableDiffusion: # All other parts are those of `sd`
-    "Another pipeline that shares its parts with `sd`, but for some"
+    "A copy of the pipeline `sd` with some of its parts replaced"
     return type(sd)(**{**vars(sd), **parts})
 
 # %% ../nbs/09_callbacks.ipynb #2791612e
@@ -87,7 +87,7 @@ class GuidanceSchedule:
 
 # %% ../nbs/09_callbacks.ipynb #aeb09c7d
 class EarlyStop:
-    "A callback that ends a run when the picture it's heading for stands still, and takes it"
+    "A callback that ends a run once its guess of the final picture hardly changes"
     def __init__(self,
         tolerance:float=.02, # Largest relative change in one step, for every image of a batch
         patience:int=4, # Steps for which the change must be smaller
@@ -128,7 +128,7 @@ def knobs(
 
 # %% ../nbs/09_callbacks.ipynb #3a8e402a
 class Explorer:
-    "A pipeline with knobs: turn one, and the picture is drawn anew"
+    "A pipeline with knobs: if you turn one, the picture is drawn again"
     def __init__(self, sd, **start):
         import ipywidgets as widgets
         self.sd,self.controls,self.image = sd,knobs(**start),None
@@ -149,7 +149,7 @@ class Explorer:
 # %% ../nbs/09_callbacks.ipynb #46b4b3b1
 @patch
 def draw(self:Explorer,
-    change=None, # What ipywidgets says about it
+    change=None, # What ipywidgets passes to observers
 ):
     "Draw what the controls say, step by step"
     args = {name:control.value for name,control in self.controls.items()}
@@ -172,9 +172,9 @@ def _repr_mimebundle_(self:Explorer, **kwargs):
 # %% ../nbs/09_callbacks.ipynb #1be07477
 def explore(
     sd:StableDiffusion, # The pipeline
-    prompt:str='a purple castle on a black background', # What to begin with
+    prompt:str='a panda on a pink background', # To begin with
     *,
-    negative_prompt:str='', # What to keep away from
+    negative_prompt:str='', # What the picture shouldn't show
     guidance_scale:float=None, # How closely to follow the prompt, 1 to 15; None: as recommended
     num_inference_steps:int=20, # More take longer and are finer
     seed:int=0, # Where the noise starts

@@ -170,11 +170,11 @@ def draw_batches(
 # %% ../nbs/10_editing.ipynb #57ab7a99
 def interpolate(
     sd:StableDiffusion, # The pipeline
-    prompts:str|list, # The stations: texts, or one text for all the way
+    prompts:str|list, # Texts to pass on the way, or one text for the whole way
     seeds:int|list=0, # The stations of the noise, or one seed for all the way
     frames:int=16, # Pictures, the first and the last station included
     *,
-    negative_prompt:str='', # What to keep away from
+    negative_prompt:str='', # What the picture shouldn't show
     num_inference_steps:int=50, # For each picture
     guidance_scale:float=None, # How closely to follow the prompts; None: as the model recommends
     **kwargs # `batch_size` and `progress`, see `draw_batches`
@@ -193,7 +193,7 @@ def interpolate(
 # %% ../nbs/10_editing.ipynb #77c63edd
 def save_animation(
     frames, # Pictures in any form that `to_image` takes, all of one size
-    path, # Where to; the ending says how: .webp, .gif or .png
+    path, # File to write, ending in .webp, .gif or .png
     *,
     fps:float=8, # Pictures in a second, up to 50
     quality:int=None, # Of a .webp, from 0, the smallest file, to 100; None keeps every pixel

@@ -198,7 +198,7 @@ def one_thread(
 @call_parse
 def main(
     *prompts:str, # What to draw; several make a contact sheet
-    negative_prompt:str='', # What to keep away from
+    negative_prompt:str='', # What the picture shouldn't show
     seed:int=None, # Where the noise starts; without one it is drawn, and said
     num_inference_steps:int=None, # More are finer; without it, as the model recommends
     guidance_scale:float=None, # How strictly to follow the prompt; without one, as recommended
@@ -210,7 +210,7 @@ def main(
 ):
     "Draw pictures with Stable Diffusion"
     with one_sentence():
-        if not prompts: raise ValueError('say what to draw, such as "a purple castle on black"')
+        if not prompts: raise ValueError('say what to draw, such as "a panda on a pink background"')
         out,seed = image_path(out),random.randrange(2**32) if seed is None else seed
         one_thread(model)
         if fast: model = model or embedded_model('distilled')

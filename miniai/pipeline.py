@@ -287,7 +287,7 @@ def warn_of_unknown(
 @patch
 def conditions(self:StableDiffusion,
     prompt:str|list, # What to draw
-    negative_prompt:str|list='', # What to keep away from: one text for all, or one each
+    negative_prompt:str|list='', # What the picture shouldn't show: one text for all, or one each
 )->tuple: # `embeddings` and `uncond_embeddings`, as `denoise` takes them
     "The embeddings of prompts and negative prompts"
     prompts,negatives = texts(prompt),texts(negative_prompt or '', 'negative_prompt')
@@ -309,7 +309,7 @@ def recommended(
 def steps(self:StableDiffusion,
     prompt:str|list, # What to draw; a list makes one image of each
     *,
-    negative_prompt:str|list='', # What to keep away from: one text for all images, or one each
+    negative_prompt:str|list='', # What pictures shouldn't show: one text for all, or one each
     num_inference_steps:int=None, # More take longer and are finer; None: as the model recommends
     guidance_scale:float=None, # How closely to follow the prompt; None: likewise
     height:int=None, # Pixels; None is what the model was trained on; `latents` have their own size
