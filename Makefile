@@ -1,6 +1,6 @@
 # `make run` makes a picture, `make test` tests everything, `make help` lists the rest.
 PYTHON ?= python3
-PROMPT ?= a purple castle on a black background
+PROMPT ?= a dog to the left of a cat
 SEED   ?= 42
 STEPS  ?= 30
 OUT    ?= out/picture.png
