@@ -94,7 +94,7 @@ def worn(
     x:Tensor, # (n,3,64,64) in [0,1]
     generator:torch.Generator|None=None,
 )->Tensor: # (n,3,64,64) in [0,1]
-    "Pictures that are softer and noisier, each as much as chance wants"
+    "Pictures that are softer and noisier, each by a random amount"
     some = lambda: torch.rand(len(x), 1, 1, 1, generator=generator)
     soft = F.interpolate(F.avg_pool2d(x, 2), scale_factor=2, mode='bilinear')
     noise = torch.randn(x.shape, generator=generator)
