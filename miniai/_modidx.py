@@ -80,6 +80,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                              'miniai.core.Network.from_pretrained': ('core.html#network.from_pretrained', 'miniai/core.py'),
                              'miniai.core.Network.load_state_dict': ('core.html#network.load_state_dict', 'miniai/core.py'),
                              'miniai.core.Network.renamed': ('core.html#network.renamed', 'miniai/core.py'),
+                             'miniai.core.Unfilled': ('core.html#unfilled', 'miniai/core.py'),
+                             'miniai.core.Unfilled.__torch_function__': ('core.html#unfilled.__torch_function__', 'miniai/core.py'),
                              'miniai.core.default_device': ('core.html#default_device', 'miniai/core.py'),
                              'miniai.core.default_dtype': ('core.html#default_dtype', 'miniai/core.py'),
                              'miniai.core.draw_noise': ('core.html#draw_noise', 'miniai/core.py'),

@@ -122,7 +122,7 @@ def init_weights(model, c):
     for name,m in model.named_modules():
         if isinstance(m, nn.Linear): m.bias.zero_()
         if not isinstance(m, (nn.Linear,nn.Embedding,nn.Conv2d)): continue
-        m.weight.normal_(std=stds.get(name.rpartition('.')[2], .02))
+        nn.init.normal_(m.weight, std=stds.get(name.rpartition('.')[2], .02))
 
 # %% ../nbs/03_clip.ipynb #text-model
 class CLIPStates(namedtuple('CLIPStates', 'last_hidden_state pooler_output hidden_states')):

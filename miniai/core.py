@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['style', 'hub_model', 'to_image', 'show_image', 'show_images', 'spaced', 'show_strip', 'show_heatmap', 'image_grid',
            'whole_file', 'image_path', 'save_image', 'half_blocks', 'progress_bar', 'default_device', 'default_dtype',
-           'embedded_model', 'quiet', 'Network', 'weights_file', 'load_network', 'save_measured', 'measured', 'whole',
-           'number', 'texts', 'one_or_n', 'paired', 'shaped', 'generators', 'draw_noise', 'exercise']
+           'embedded_model', 'quiet', 'Network', 'weights_file', 'Unfilled', 'load_network', 'save_measured',
+           'measured', 'whole', 'number', 'texts', 'one_or_n', 'paired', 'shaped', 'generators', 'draw_noise',
+           'exercise']
 
 # %% ../nbs/00_core.ipynb #e5c85d33
 import json, linecache, os, sys
@@ -27,6 +28,7 @@ from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from tqdm import tqdm
 
 import miniai
@@ -315,6 +317,13 @@ def weights_file(
     of = f" of the variant {variant!r}" if variant else ''
     raise FileNotFoundError(f"{folder} has no .safetensors weights{of}, only: {there}")
 
+# %% ../nbs/00_core.ipynb #network-unfilled
+class Unfilled(TorchFunctionMode):
+    "In its scope, `nn.init` leaves weights as they are"
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if getattr(func, '__module__', '')=='torch.nn.init': return kwargs['tensor']
+        return func(*args, **(kwargs or {}))
+
 # %% ../nbs/00_core.ipynb #network-load
 def load_network(
     cls, # Its class, a `Network`
@@ -327,7 +336,7 @@ def load_network(
     "Load a network from `config.json` and safetensors, strictly"
     folder = Path(folder)/(subfolder or '')
     config = json.loads((folder/'config.json').read_text('utf-8'))
-    with torch.device('meta'): network = cls(**config)
+    with torch.device('meta'),Unfilled(): network = cls(**config)
     file,wanted = weights_file(folder, variant),network.state_dict()
     try: weights = network.renamed(load_file(file))
     except SafetensorError as e: raise ValueError(f"{file} is damaged or incomplete: {e}") from e
