@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['tokenize', 'encode_text', 'Step', 'denoise_loop', 'predict_noise', 'guided_noise', 'both_noises', 'rescale_noise',
-           'step_noise', 'denoise', 'decode', 'StableDiffusion', 'with_callbacks', 'warn_of_unknown', 'recommended',
-           'with_recommendations']
+           'guidance_features', 'step_noise', 'denoise', 'decode', 'StableDiffusion', 'with_callbacks',
+           'warn_of_unknown', 'recommended', 'with_recommendations']
 
 # %% ../nbs/01_pipeline.ipynb #659b5702
 import inspect, json, os, re, warnings
@@ -159,6 +159,16 @@ def rescale_noise(
     std = lambda x: x.std(dim=list(range(1, x.ndim)), keepdim=True)
     return rescale*(noise_pred*(std(text)/std(noise_pred))) + (1-rescale)*noise_pred
 
+# %% ../nbs/01_pipeline.ipynb #guidance-features
+def guidance_features(
+    guidance:Tensor, # (n,) guidance scales
+    dim:int=64, # Numbers for each
+)->Tensor: # (n,dim)
+    "Sines and cosines of guidance scales, as diffusers' pipelines feed them to a U-Net"
+    waves = torch.logspace(0, -4, dim//2, device=guidance.device)
+    angles = 1000*(guidance-1)[:,None]*waves
+    return torch.cat([angles.sin(), angles.cos()], 1)
+
 # %% ../nbs/01_pipeline.ipynb #29dc19b9
 def step_noise(
     unet, # Such as a `UNet2DConditionModel`
@@ -171,11 +181,9 @@ def step_noise(
         scale = scale.clamp(1) if isinstance(scale, Tensor) else max(scale, 1)
         e = step.embeddings,step.uncond_embeddings
         return guided_noise(unet, latents, step.timestep, *e, scale)
-    from diffusers.models.embeddings import get_timestep_embedding
     top = getattr(unet.config, '_max_guidance_scale', None) # It wasn't taught any other scale
     if top: number(scale, 'guidance_scale', 1, top)
-    scales = torch.full((len(latents),), (scale-1)*1000.)
-    cond = get_timestep_embedding(scales, dim, downscale_freq_shift=1).to(latents)
+    cond = guidance_features(torch.full((len(latents),), float(scale)), dim).to(latents)
     return predict_noise(unet, latents, step.timestep, step.embeddings, timestep_cond=cond)
 
 # %% ../nbs/01_pipeline.ipynb #132c9dda

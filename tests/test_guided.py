@@ -7,6 +7,7 @@ from miniai import guided
 from miniai.core import embedded_model
 from miniai.guided import *
 from miniai.own import StableDiffusion
+from miniai.pipeline import guidance_features
 from miniai.progressive import signal_and_noise, to_v, trailing
 
 @pytest.fixture(scope='module')
