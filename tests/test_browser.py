@@ -34,7 +34,8 @@ def project(tmp_path_factory):
     folder = tmp_path_factory.mktemp('project')
     for name in ('Makefile', 'settings.ini', 'setup.py', 'pyproject.toml', 'constraints.txt'): shutil.copy(root/name, folder/name)
     shutil.copytree(root/'nbs', folder/'nbs', ignore=shutil.ignore_patterns('.ipynb_checkpoints'))
-    nbformat.write(nbformat.v4.new_notebook(cells=[*map(nbformat.v4.new_code_cell, short)]), folder/'nbs/short.ipynb')
+    python = dict(kernelspec=dict(name='python3', display_name='Python 3', language='python')) # Else JupyterLab asks for a kernel
+    nbformat.write(nbformat.v4.new_notebook(metadata=python, cells=[*map(nbformat.v4.new_code_cell, short)]), folder/'nbs/short.ipynb')
     (folder/'.venv').mkdir()
     (folder/'.venv/bin').symlink_to(Path(sys.executable).parent)
     (folder/'.venv/.dev').touch()
