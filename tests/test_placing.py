@@ -81,6 +81,7 @@ def test_watched_sees_the_same_in_the_library():
         found.append(shares)
     for a,b in zip(*found, strict=True): torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
 
+@pytest.mark.this_machine('bits')
 def test_watching_changes_nothing_and_ends():
     unet,(x,t,e) = small_unet(),inputs(2)
     with torch.no_grad():
