@@ -15,7 +15,6 @@ from importlib.resources import files
 from pathlib import Path
 from types import SimpleNamespace
 import numpy as np, torch, torch.nn.functional as F
-from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import Tensor,nn
 from fastcore.script import call_parse
@@ -24,7 +23,7 @@ from transformers import CLIPModel,CLIPTokenizer
 from .core import embedded_model,progress_bar
 from .emoji import *
 from .pipeline import StableDiffusion,quiet
-from .loop import run
+from .loop import new_accelerator,run
 from .training import psnr, through_vae, to_half, token_ids
 
 # %% ../nbs/13_evaluation.ipynb #145481b0
@@ -132,7 +131,7 @@ def train_judge(
     "Train the judge and save it in the package"
     set_seed(42)
     judge = run(JudgeLoss(Judge(), Pictures()), 'judge', checkpoints, steps=steps,
-                lr=3e-3, ema=.995, every=100, accelerator=Accelerator())
+                lr=3e-3, ema=.995, every=100, accelerator=new_accelerator('no'))
     save_file(to_half(judge.state_dict()), judge_file)
 
 # %% ../nbs/13_evaluation.ipynb #3914b628

@@ -16,7 +16,7 @@ from accelerate import Accelerator, InitProcessGroupKwargs, PartialState, utils
 from diffusers.training_utils import EMAModel
 from fastcore.basics import patch
 from torch import Tensor, nn
-from .core import progress_bar
+from .core import default_device,progress_bar
 
 # %% ../nbs/12_loop.ipynb #19e898c7
 class TrainStep(NamedTuple):
@@ -232,6 +232,7 @@ def new_accelerator(
     "For this process, of however many"
     torch.set_flush_denormal(True) # Tiny numbers are slow
     patient = InitProcessGroupKwargs(timeout=timedelta(hours=6)) # While the main process encodes
-    accelerator = Accelerator(mixed_precision=precision, kwargs_handlers=[patient])
+    accelerator = Accelerator(mixed_precision=precision, cpu=default_device()=='cpu',
+                              kwargs_handlers=[patient])
     atexit.register(accelerator.end_training)
     return accelerator

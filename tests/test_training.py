@@ -160,7 +160,7 @@ def port():
 def launch(*args, cwd):
     "Run Python as two processes on this machine's CPU"
     start = [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node', '2', '--master_port', str(port())]
-    env = {**os.environ, 'OMP_NUM_THREADS':'1', 'CUDA_VISIBLE_DEVICES':'', 'ACCELERATE_USE_CPU':'1', 'PYTHONPATH':str(here.parent)}
+    env = {**os.environ, 'OMP_NUM_THREADS':'1', 'CUDA_VISIBLE_DEVICES':'', 'PYTHONPATH':str(here.parent)}
     done = subprocess.run([*start, *map(str, args)], cwd=cwd, env=env, capture_output=True, text=True)
     assert not done.returncode, done.stderr[-3000:]
 
