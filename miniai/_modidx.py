@@ -97,6 +97,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                              'miniai.core.one_or_n': ('core.html#one_or_n', 'miniai/core.py'),
                              'miniai.core.paired': ('core.html#paired', 'miniai/core.py'),
                              'miniai.core.progress_bar': ('core.html#progress_bar', 'miniai/core.py'),
+                             'miniai.core.pyplot': ('core.html#pyplot', 'miniai/core.py'),
                              'miniai.core.quiet': ('core.html#quiet', 'miniai/core.py'),
                              'miniai.core.save_image': ('core.html#save_image', 'miniai/core.py'),
                              'miniai.core.save_measured': ('core.html#save_measured', 'miniai/core.py'),

@@ -14,7 +14,7 @@ from collections import namedtuple
 from functools import lru_cache
 from pathlib import Path
 
-import matplotlib.pyplot as plt, numpy as np, torch, torch.nn.functional as F
+import numpy as np, torch, torch.nn.functional as F
 from fastcore.basics import patch
 from PIL import Image, ImageOps
 from torch import Tensor, nn
@@ -360,7 +360,7 @@ def show_similarity(
     texts,images = [texts] if isinstance(texts, str) else texts,picture_list(images)
     if values is None: values = similarity(texts, images)
     h,w = .4*len(texts),.62*len(images)
-    ax = plt.subplots(figsize=(w + .07*max(map(len, texts)), h + .8))[1]
+    ax = pyplot().subplots(figsize=(w + .07*max(map(len, texts)), h + .8))[1]
     show_heatmap(values, texts, ['']*len(images), ax=ax, **kwargs)
     for i,image in enumerate(images):
         place = ax.inset_axes([i-.45, 1.02, .9, .56/h], transform=ax.get_xaxis_transform())

@@ -238,7 +238,7 @@ def new_scheduler(
 
 # %% ../nbs/12_training.ipynb #5f4010e1
 class UNetLoss(nn.Module):
-    "Error of the noise (Ho et al. 2020, eq. 14; min-SNR: Hang et al. 2023) and of the attention"
+    "Error of the noise (Ho et al. 2020, eq. 14), weighted (Hang et al. 2023), and of the attention"
     def __init__(self,
         unet:UNet2DConditionModel, # To train
         text_encoder, # Trained along with it, unless it's frozen
@@ -275,7 +275,7 @@ def forward(self:UNetLoss, generator):
     ids,words = token_ids(self.tokenizer, texts),named(texts, said, self.tokenizer)
     noise = torch.randn(latents.shape, generator=generator)
     timesteps = self.scheduler.config.num_train_timesteps
-    t = torch.randint(timesteps, (len(latents),), generator=generator)
+    t = (timesteps*torch.randn(len(latents), generator=generator).sigmoid()).long()
     alpha_bar = self.scheduler.alphas_cumprod[t]
     batch = ids,words,said,latents,noise,t,alpha_bar
     ids,words,said,latents,noise,t,alpha_bar = (o.to(self.model.device) for o in share(*batch))

@@ -301,7 +301,7 @@ def test_the_command_draws_a_picture_without_the_libraries(sd, tmp_path):
     "In a process of its own, which says what it has imported"
     code = """import runpy, sys
 runpy.run_module('miniai', run_name='__main__', alter_sys=True)
-print([m for m in ('diffusers','transformers') if m in sys.modules])"""
+print([m for m in ('diffusers','transformers','matplotlib') if m in sys.modules])"""
     args = prompt, '--seed', '42', '--num-inference-steps', '3', '--guidance-scale', '4', '--negative-prompt', 'a cat', '--out', 'castle.png'
     done = subprocess.run([sys.executable, '-c', code, *args], cwd=tmp_path, capture_output=True, text=True, env=environment)
     assert done.returncode==0 and done.stderr=='', done.stderr
