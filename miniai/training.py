@@ -275,7 +275,7 @@ def forward(self:UNetLoss, generator):
     ids,words = token_ids(self.tokenizer, texts),named(texts, said, self.tokenizer)
     noise = torch.randn(latents.shape, generator=generator)
     timesteps = self.scheduler.config.num_train_timesteps
-    t = (timesteps*torch.randn(len(latents), generator=generator).sigmoid()).long()
+    t = torch.randint(timesteps, (len(latents),), generator=generator)
     alpha_bar = self.scheduler.alphas_cumprod[t]
     batch = ids,words,said,latents,noise,t,alpha_bar
     ids,words,said,latents,noise,t,alpha_bar = (o.to(self.model.device) for o in share(*batch))
