@@ -43,7 +43,8 @@ def main(venv, constraints, extra=''):
     if not works(python):
         run(sys.executable, '-m', 'venv', '--clear', '--without-pip', venv)
         run(python, '-m', 'ensurepip', '--default-pip')
-    run(python, '-m', 'pip', 'install', '--disable-pip-version-check', '-c', constraints, '-e', '.[{}]'.format(extra) if extra else '.')
+    # Without compiling: Python compiles a module when it's first imported, and most never are
+    run(python, '-m', 'pip', 'install', '--no-compile', '--disable-pip-version-check', '-c', constraints, '-e', '.[{}]'.format(extra) if extra else '.')
 
 if __name__ == '__main__':
     try: main(*sys.argv[1:])
