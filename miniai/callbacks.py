@@ -65,9 +65,9 @@ class Preview:
     ): self.vae,self.every,self.show = vae,every,show or self.in_place
 
     def __call__(self, step):
+        if not step.index: self.handle = None # A picture of its own for each run
         last = step.index+1==len(step.timesteps) or step.stop
         if step.index%self.every==0 or last: self.show(image_grid(decode(pred_x0(step), self.vae)))
-        if last: self.handle = None
 
     def in_place(self, im):
         "Show a picture where the last one was"

@@ -28,7 +28,7 @@ def steps_to_skip(
 )->int: # `start`, as `denoise` takes it
     "How many timesteps to leave out, so that `strength` of them are left"
     n = whole(num_inference_steps, 'num_inference_steps', 1)
-    left = int(n*number(strength, 'strength', 0, 1))
+    left = int(n*number(strength, 'strength', 0, 1)) # As diffusers: int(50*.58) is 28
     if not left: raise ValueError(f"a strength of {strength} leaves none of {n} steps: take more")
     return (n-left)*getattr(scheduler, 'order', 1)
 
@@ -52,7 +52,7 @@ def image_to_image(
     prompt:str|list, # What to draw: one text for all pictures, or one each
     image, # A picture in any form that `to_rgb` takes, or a list; see `encode_image`
     *,
-    strength:float=.8, # How much of the run is left: near 0 keeps the picture, 1 keeps nothing
+    strength:float=.8, # How much of the run is left: near 0 keeps the picture, 1 nearly nothing
     num_inference_steps:int=50, # Of a whole run
     generator=None, # Source of noise, see `StableDiffusion.steps`
     seed:int|list=None, # Instead of `generator`: image i starts from seed+i, or the i-th of a list
@@ -244,7 +244,8 @@ def invert_latents(
 )->Tensor: # Of the shape of `latents`
     "The noise that DDIM would draw these latents from, unguided (Song et al. 2021, section 4.3)"
     inverse = DDIMInverse(scheduler.config)
-    *_,last = denoise(latents, embeddings, unet, inverse, num_inference_steps=num_inference_steps)
+    *_,last = denoise(latents, embeddings, unet, inverse, guidance_scale=1,
+                      num_inference_steps=num_inference_steps)
     return last.latents
 
 # %% ../nbs/10_editing.ipynb #c69db4ba

@@ -9,13 +9,11 @@ __all__ = ['told_student', 'predict', 'WithGuidance', 'GuidedLoss', 'GuidedProgr
 # %% ../nbs/15_guided_distillation.ipynb #c4b3443f
 from pathlib import Path
 import torch
-from fastcore.basics import patch
 from fastcore.script import call_parse
 from torch import Tensor, nn
 from .core import embedded_model
 from .pipeline import StableDiffusion, encode_text, guidance_features, guided_noise
 from .progressive import *
-from .scheduler import pred_x0_eps
 from .loop import run
 
 # %% ../nbs/15_guided_distillation.ipynb #73-told
@@ -48,7 +46,7 @@ class WithGuidance:
         guidance = 1 + (self.max_guidance-1)*torch.rand(len(texts), generator=generator)
         return *super().conditions(texts, generator),guidance.to(self.model.device)
 
-    def predict(self, *args): return predict(*args)
+    predict = staticmethod(predict)
 
     def error(self, v, target):
         "Mean square, over the root mean square of the target"
@@ -58,11 +56,9 @@ class WithGuidance:
 # %% ../nbs/15_guided_distillation.ipynb #4f0e0f01
 class GuidedLoss(WithGuidance, CopyLoss):
     "Stage one: the student sees in one run what guidance makes of its teacher's two"
-    def teacher_x0(self, z, t, embeddings, guidance):
-        uncond = encode_text(['']*len(z), self.tokenizer, self.text_encoder)
-        eps = guided_noise(self.teacher, z, t, embeddings, uncond, guidance).float()
-        alpha,_ = signal_and_noise(self.scheduler, t)
-        return pred_x0_eps(z, eps, alpha**2, self.kind)[0]
+    def ask_teacher(self, z, t, embeddings, guidance):
+        uncond = encode_text([''], self.tokenizer, self.text_encoder).expand_as(embeddings)
+        return guided_noise(self.teacher, z, t, embeddings, uncond, guidance).float()
 
 # %% ../nbs/15_guided_distillation.ipynb #stage-two
 class GuidedProgressiveLoss(WithGuidance, ProgressiveLoss):
@@ -92,6 +88,7 @@ def main(
     pictures:int=20_000, # To learn from
 ):
     "Distil a model and its guidance into students of few steps, with one evaluation for each"
+    if start&(start-1): raise SystemExit(f"miniai: start is {start}, and no power of two")
     out,checkpoints = Path(out),Path(checkpoints or f'{out}-checkpoints')
     model = Path(model or embedded_model())
     teacher,*data = teaching_data(model, checkpoints, pictures)

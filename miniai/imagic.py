@@ -20,7 +20,7 @@ from .clip import to_rgb
 from .core import *
 from .editing import invert_latents
 from .emoji import *
-from .evaluation import Judge,describe,places
+from .evaluation import Judge,describe,frame_color,places
 from .pipeline import *
 from .scheduler import DDIMScheduler
 from .loop import learning_rate
@@ -171,7 +171,7 @@ def edit(self:Imagic,
         uncond_embeddings=self.uncond.expand_as(between), guidance_scale=r.guidance_scale,
         num_inference_steps=r.num_inference_steps)
     *_,last = progress_bar(steps, total=r.num_inference_steps, disable=not progress)
-    return decode(last.latents.to(self.sd.vae.dtype), self.sd.vae)
+    return decode(last.latents, self.sd.vae)
 
 # %% ../nbs/17_imagic.ipynb #35172cca
 @patch
@@ -209,9 +209,7 @@ def silhouette(
     x:Tensor, # (n,3,h,w) pictures in [0,1]
 )->Tensor: # bool (n,h,w)
     "Where a picture differs from its background, the median colour of the frame"
-    frame = torch.ones(x.shape[-2:], dtype=torch.bool)
-    frame[2:-2,2:-2] = False
-    return (x - x[:,:,frame].median(2).values[:,:,None,None]).norm(dim=1)>.15
+    return (x - frame_color(x)[:,:,None,None]).norm(dim=1)>.15
 
 # %% ../nbs/17_imagic.ipynb #8f9fc8da
 def iou(

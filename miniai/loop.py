@@ -16,7 +16,7 @@ from accelerate import Accelerator, InitProcessGroupKwargs, PartialState, utils
 from diffusers.training_utils import EMAModel
 from fastcore.basics import patch
 from torch import Tensor, nn
-from .core import default_device,progress_bar
+from .core import default_device,progress_bar,whole_file
 
 # %% ../nbs/12_loop.ipynb #19e898c7
 class TrainStep(NamedTuple):
@@ -66,7 +66,8 @@ class Muon(torch.optim.Optimizer):
         for group in self.param_groups:
             lr,decay,beta = group['lr'],group['weight_decay'],group['momentum']
             shapes = {}
-            for p in group['params']: shapes.setdefault(p.flatten(1).shape, []).append(p)
+            for p in group['params']:
+                if p.grad is not None: shapes.setdefault(p.flatten(1).shape, []).append(p)
             for shape,params in shapes.items():
                 for p in params:
                     self.state[p].setdefault('momentum', torch.zeros_like(p)).lerp_(p.grad, 1-beta)
@@ -117,9 +118,7 @@ def save_checkpoint(
     "Write the state of a run, if this is the main process"
     if not PartialState().is_main_process: return
     states = {name: part.state_dict() for name,part in parts.items()}
-    new = Path(f'{file}.new')
-    torch.save(dict(step=step, **states), new)
-    new.replace(file)
+    with whole_file(file) as new: torch.save(dict(step=step, **states), new)
 
 # %% ../nbs/12_loop.ipynb #4718cc40
 def resume(
@@ -138,24 +137,26 @@ def train(
     loss:nn.Module, # Takes a `torch.Generator`, gives a scalar; trained in place
     *,
     steps:int, # How many
-    lr:float, # The highest learning rate
+    lr:float, # The learning rate between its rise, of 100 steps, and its fall
     ema:float=.999, # Decay of the averaged weights
     checkpoint=None, # File to write checkpoints to, and to resume from
     every:int=100, # Steps between checkpoints
+    stream:int=0, # Of the batches, see `batch_generator`
     accelerator:Accelerator|None=None, # Device, precision, processes; None trains where `loss` is
 ): # Yields a `TrainStep` after each step
-    "Train; at the end the module holds its averaged weights"
+    "Train; after the last step, the parameters are their averages"
     acc = accelerator or Accelerator(device_placement=False)
     net,params = acc.prepare(loss),[p for p in loss.parameters() if p.requires_grad]
     optimizer,average = MuonAdamW(loss, lr),EMAModel(params, decay=ema)
     parts = dict(loss=loss, optimizer=optimizer, average=average)
     for step in range(resume(checkpoint, params[0].device, **parts), steps):
-        with acc.autocast(): value = net(batch_generator(step))
+        with acc.autocast(): value = net(batch_generator(step, stream))
         acc.backward(value)
         acc.clip_grad_norm_(params, 1.)
         optimizer.step(learning_rate(step, steps))
         average.step(params)
-        if checkpoint and (step+1)%every==0: save_checkpoint(checkpoint, step+1, **parts)
+        if checkpoint and ((step+1)%every==0 or step+1==steps):
+            save_checkpoint(checkpoint, step+1, **parts)
         yield TrainStep(step+1, acc.reduce(value.detach(), 'mean'), average)
     average.copy_to(params)
 
@@ -184,6 +185,7 @@ def run(
     file,record,since = checkpoints/f'{name}.pt',checkpoints/f'{name}.csv',[]
     done = resume(file)
     if main: forget_after(record, done)
+    if main and done>=steps: print(f"{file} is done: delete it to train {name} again")
     steps_taken = loop(loss, steps=steps, checkpoint=file, **kwargs)
     bar = progress_bar(steps_taken, total=steps, initial=done, desc=name, disable=not main)
     for o in bar:

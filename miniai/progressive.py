@@ -38,7 +38,7 @@ def step_grid(
     steps:int, # Of the sampler
     train_timesteps:int=1000, # Of the noise schedule
 )->Tensor: # int64 (steps+1,), from train_timesteps-1 down to -1
-    "The timesteps that a sampler visits with `trailing` spacing, and -1 for the end"
+    "Where a sampler calls the network with `trailing` spacing, and -1 for the end"
     return (train_timesteps*torch.arange(steps, -1, -1)/steps).round().long() - 1
 
 # %% ../nbs/14_progressive_distillation.ipynb #212c71fe
@@ -157,10 +157,15 @@ def predict(self:ProgressiveLoss, unet, z, t, embeddings):
     return unet(z, t, embeddings).sample.float()
 
 @patch
+def ask_teacher(self:ProgressiveLoss, z, t, *cond):
+    "What the teacher says"
+    return self.predict(self.teacher, z, t, *cond)
+
+@patch
 def teacher_x0(self:ProgressiveLoss, z, t, *cond):
     "The picture that the teacher sees"
     alpha,_ = signal_and_noise(self.scheduler, t)
-    return pred_x0_eps(z, self.predict(self.teacher, z, t, *cond), alpha**2, self.kind)[0]
+    return pred_x0_eps(z, self.ask_teacher(z, t, *cond), alpha**2, self.kind)[0]
 
 @patch
 def error(self:ProgressiveLoss, v, target): return (v - target).square().mean()
@@ -181,14 +186,14 @@ def halvings(
     checkpoints, # Folder of checkpoints and records of the loss
     train_steps:int=100, # Of each halving; the last two get twice as many
     loss=ProgressiveLoss, # Of a teacher, a student and `data`
-    lr:float=1e-3, # The highest learning rate
+    lr:float=1e-3, # See `train`
 ): # Yields the number of steps and the student, again and again
     "Halve the number of steps until one is left: each student is the next teacher"
     while steps>1:
         student,steps = new_student(teacher),steps//2
         of_this = loss(teacher, student, *data, student_steps=steps)
         run(of_this, f'{2*steps}-to-{steps}', checkpoints, report=10, every=50, ema=.99,
-            steps=train_steps*(2 if steps<3 else 1), lr=lr)
+            steps=train_steps*(2 if steps<3 else 1), lr=lr, stream=steps)
         yield steps,student
         teacher = student
 
@@ -250,6 +255,7 @@ def main(
     pictures:int=20_000, # To learn from
 ):
     "Distil a model, without guidance, into students of few steps"
+    if start&(start-1): raise SystemExit(f"miniai: start is {start}, and no power of two")
     out,checkpoints = Path(out),Path(checkpoints or f'{out}-checkpoints')
     model = Path(model or embedded_model())
     teacher,*data = teaching_data(model, checkpoints, pictures)

@@ -13,7 +13,7 @@ __all__ = ['model_types', 'part_classes', 'stages', 'EmojiData', 'train_tokenize
 import json, re, shutil
 from functools import partial
 from pathlib import Path
-import diffusers, matplotlib.pyplot as plt, numpy as np, torch
+import diffusers, numpy as np, torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import set_seed
 from diffusers import DDIMScheduler
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from transformers import CLIPTokenizer
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 from .clip import CLIPModel, CLIPTextModel, to_rgb
-from .core import embedded_model, progress_bar
+from .core import embedded_model, progress_bar, whole_file
 from .emoji import *
 from .loop import *
 from .own import one_sentence
@@ -380,10 +380,10 @@ def train_clip(
 ):
     "Train a tokenizer, and CLIP, whose text half is the pipeline's text encoder"
     state = PartialState()
-    if state.is_main_process and not (out/'tokenizer').exists():
+    if state.is_main_process and not (out/'miniai.json').exists():
         rows = data.rows(min(100_000, 1000*steps), batch_generator(0))
         texts,_ = data.captions(rows, batch_generator(1))
-        words = sorted({word for text in texts for word in re.findall(r'[\w-]+', text)})
+        words = sorted({word for text in texts for word in re.findall(r'[\w-]+', text.lower())})
         train_tokenizer(texts, out/'tokenizer', data.max_length)
         (out/'miniai.json').write_text(json.dumps(dict(guidance_scale=4., words=words), indent=1))
     state.wait_for_everyone()
@@ -412,13 +412,14 @@ def encoded(
     checkpoints, # Folder where they're kept
 )->tuple: # Scaled latents (n,4,16,16) and rows
     "Latents of `n` pictures, made once"
-    file = Path(checkpoints)/'latents.safetensors'
+    file = Path(checkpoints)/f'latents-{n}.safetensors'
     if PartialState().is_main_process and not file.is_file():
         vae = AutoencoderKL.from_pretrained(Path(out)/'vae')
         batches = progress_bar(encode_all(vae, data, n), total=-(-n//100), desc='latents')
         latents,rows = map(torch.cat, zip(*batches))
         file.parent.mkdir(parents=True, exist_ok=True)
-        save_file(to_half(dict(latents=latents*vae.config.scaling_factor, rows=rows.short())), file)
+        made = to_half(dict(latents=latents*vae.config.scaling_factor, rows=rows.short()))
+        with whole_file(file) as new: save_file(made, new)
     PartialState().wait_for_everyone()
     made = load_file(file)
     return made['latents'],made['rows']
@@ -458,7 +459,7 @@ def captioned(
 def load_picture(
     path, # Of a file
     side:int=64, # Pixels
-)->Tensor: # (3,64,64) in [0,1]
+)->Tensor: # (3,side,side) in [0,1]
     "The middle square of a picture"
     with Image.open(path) as file: im = to_rgb(file)
     if min(im.size)<side//2: raise ValueError(f"{im.width}×{im.height} pixels are too few")
@@ -583,6 +584,8 @@ def fine_tune(
     "Teach a model your pictures"
     model,main = Path(model or embedded_model('emoji')),PartialState().is_main_process
     if (out/'unet').exists(): raise SystemExit(f"{out} holds a model already")
+    if DDIMScheduler.load_config(model/'scheduler')['prediction_type']!='epsilon':
+        raise SystemExit(f"{model} is a student: fine-tune the model it was distilled from")
     kwargs = dict(n=min(3000, 32*steps), batch_size=round(32*batch_scale)) | kwargs
     loss = fine_tune_loss(own, model, checkpoints, **kwargs)
     run(loss, 'pictures', checkpoints, steps=steps, lr=lr, accelerator=accelerator)
@@ -607,7 +610,7 @@ def train_all(
     accelerator:Accelerator, # Device, precision, processes
 ):
     "Train the parts that aren't in `out` yet"
-    todo = [name for name in steps if not (out/name).exists()]
+    todo = [name for name in steps if not (out/'training'/f'{name}.csv').exists()]
     accelerator.wait_for_everyone() # Nobody writes before all have looked
     out.mkdir(parents=True, exist_ok=True)
     for name in todo:

@@ -1,5 +1,6 @@
 "What `miniai.callbacks` promises beyond its notebook: records, previews and early stops with every scheduler, and an explorer that listens"
 import base64, io
+from unittest.mock import Mock
 
 import diffusers, numpy as np, pytest, torch
 from PIL import Image
@@ -79,6 +80,16 @@ def test_previews_come_as_often_as_asked_and_at_the_end(tiny, every, n, count):
     assert len(seen)==count and seen[0].size==(2*64+2,64)
     assert difference([seen[-1].crop((0,0,64,64))], images[:1]) < 40
 
+
+def test_each_run_is_shown_in_a_place_of_its_own(tiny, monkeypatch):
+    "Also after a run that something else has stopped"
+    shown = []
+    monkeypatch.setattr('miniai.callbacks.in_notebook', lambda: True)
+    monkeypatch.setattr('IPython.display.display', lambda *args, **kwargs: shown.append(Mock()) or shown[-1])
+    def stop(step): step.stop = step.index==1
+    sd = with_parts(tiny, callbacks=[Preview(tiny.vae, every=1), stop])
+    for _ in range(2): sd(prompt, num_inference_steps=4)
+    assert [o.update.call_count for o in shown]==[1,1]
 
 def test_outside_a_notebook_a_preview_shows_nothing(tiny, capsys):
     with_parts(tiny, callbacks=[Preview(tiny.vae)])(prompt, num_inference_steps=2)

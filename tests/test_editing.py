@@ -261,6 +261,12 @@ def test_a_photo_comes_back_from_its_noise(sd, photos):
     assert noise.shape==sd.latent_shape(2) and .5<noise.std()<1.5 and not noise.is_inference()
 
 
+def test_a_distilled_model_inverts_without_guidance(folders, photos):
+    sd,seen = StableDiffusion.from_pretrained(folders['distilled'], device='cpu'),[]
+    sd.unet.register_forward_pre_hook(lambda net,args,kwargs: seen.append(kwargs['timestep_cond']), with_kwargs=True)
+    invert(sd, photos[0], num_inference_steps=2)
+    assert all(torch.equal(o, guidance_features(torch.ones(len(o)), o.shape[1])) for o in seen) and len(seen)==2
+
 def test_inversion_in_a_batch_and_alone(tiny, photos):
     some,texts = photos[:2],['a dog','a cat']
     both = invert(tiny, some, texts, num_inference_steps=5)

@@ -4,7 +4,7 @@ import pytest, torch
 from diffusers import DDIMScheduler
 from hypothesis import given, settings, strategies as st
 from students import same_pictures, some_data, tiny_teacher
-from miniai import progressive
+from miniai import guided, progressive
 from miniai.own import StableDiffusion
 from miniai.progressive import *
 from miniai.scheduler import pred_x0_eps
@@ -87,6 +87,10 @@ def test_a_halving_that_was_stopped_goes_on_where_it_was(teacher, tmp_path):
     with pytest.raises(KeyboardInterrupt): halving(stop_at=5)
     resumed,calls = halving()
     assert calls==2 and all(torch.equal(v, resumed[k]) for k,v in whole.items())
+
+@pytest.mark.parametrize('command', [progressive.main, guided.main])
+def test_only_powers_of_two_can_be_halved(command, tmp_path):
+    with pytest.raises(SystemExit, match='power of two'): command(out=str(tmp_path/'out'), start=12)
 
 def test_the_command_makes_a_student_for_each_number_of_steps(folder, tmp_path):
     out = tmp_path/'students'

@@ -7,6 +7,7 @@ from PIL import Image
 from torch import nn
 from transformers import CLIPTokenizer
 from miniai import training
+from miniai.core import embedded_model
 from miniai.emoji import *
 from miniai.loop import *
 from miniai.training import *
@@ -146,6 +147,27 @@ def test_record_of_a_resumed_run_has_every_step_once(tmp_path):
     run(Noisy(), 'r', tmp_path, report=2, steps=40, lr=.01, every=5)
     assert [int(line.split(',')[0]) for line in (tmp_path/'r.csv').read_text().splitlines()]==list(range(2, 41, 2))
 
+def test_a_finished_run_says_so_and_keeps_its_weights(tmp_path, capsys):
+    how = dict(report=2, steps=7, lr=.01, every=5)
+    first,again = (run(Noisy(), 'r', tmp_path, **how) for _ in range(2))
+    assert 'r.pt is done' in capsys.readouterr().out
+    assert all(torch.equal(a, b) for a,b in zip(first.parameters(), again.parameters()))
+
+def test_another_stream_has_other_batches():
+    losses = [[o.loss.item() for o in train(Noisy(), steps=3, lr=.01, stream=s)] for s in (0,0,1)]
+    assert losses[0]==losses[1]!=losses[2]
+
+def test_weights_without_a_gradient_stay_as_they_are():
+    net = Noisy()
+    net.unused = nn.Linear(3, 3)
+    before = net.unused.weight.clone()
+    for _ in train(net, steps=2, lr=.1): pass
+    assert torch.equal(net.unused.weight, before)
+
+def test_latents_are_made_once_for_each_number(trained, tmp_path):
+    for n in (200,100,200): assert len(training.encoded(trained, EmojiData(), n, tmp_path)[0])==n
+    assert len([*tmp_path.iterdir()])==2
+
 def test_a_prolonged_run_repeats_nothing_of_its_plateau():
     short,long = ([learning_rate(i, n) for i in range(n)] for n in (1000,2000))
     assert short[:750]==long[:750] and long[1499]==1 and 0<short[-1]<.01
@@ -233,6 +255,7 @@ def test_a_trained_model_learns_pictures_and_their_words(own, trained, tmp_path,
     assert a.keys()==b.keys() and not all(torch.equal(a[k], b[k]) for k in a)
     assert StableDiffusionPipeline.from_pretrained(out, safety_checker=None).tokenizer('wombat')
     with pytest.raises(SystemExit, match='already'): main(pictures=str(own), out=str(out), model=str(trained))
+    with pytest.raises(SystemExit, match='distilled'): main(pictures=str(own), out=str(tmp_path/'new'), model=str(embedded_model('distilled')))
 
 def test_rehearsal_is_a_part_of_every_batch(own, tokenizer):
     data = FolderData(own)
