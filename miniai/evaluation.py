@@ -92,11 +92,7 @@ class Judge(nn.Module):
         "What the judge sees on average, before it decides"
         return self.body(x*2 - 1).mean((2,3))
 
-    def forward(self,
-        x:Tensor, # (n,3,64,64) in [0,1]
-    )->Tensor: # (n,120) logits
-        "Is each of `things` anywhere in the picture?"
-        return self.maps(x).flatten(2).logsumexp(2)
+    def forward(self, x): return self.maps(x).flatten(2).logsumexp(2) # (n,120): is it anywhere?
 
 # %% ../nbs/13_evaluation.ipynb #6528e6f2
 def worn(

@@ -135,8 +135,7 @@ def resume(
 # %% ../nbs/12_loop.ipynb #0c4a2fe3
 def train(
     loss:nn.Module, # Takes a `torch.Generator`, gives a scalar; trained in place
-    *,
-    steps:int, # How many
+    *, steps:int, # How many
     lr:float, # The learning rate between its rise, of 100 steps, and its fall
     ema:float=.999, # Decay of the averaged weights
     checkpoint=None, # File to write checkpoints to, and to resume from
@@ -155,8 +154,7 @@ def train(
         acc.clip_grad_norm_(params, 1.)
         optimizer.step(learning_rate(step, steps))
         average.step(params)
-        if checkpoint and ((step+1)%every==0 or step+1==steps):
-            save_checkpoint(checkpoint, step+1, **parts)
+        if checkpoint and (step+1)%every==0: save_checkpoint(checkpoint, step+1, **parts)
         yield TrainStep(step+1, acc.reduce(value.detach(), 'mean'), average)
     average.copy_to(params)
 
@@ -186,9 +184,8 @@ def run(
     done = resume(file)
     if main: forget_after(record, done)
     if main and done>=steps: print(f"{file} is done: delete it to train {name} again")
-    steps_taken = loop(loss, steps=steps, checkpoint=file, **kwargs)
-    bar = progress_bar(steps_taken, total=steps, initial=done, desc=name, disable=not main)
-    for o in bar:
+    taken = loop(loss, steps=steps, checkpoint=file, **kwargs)
+    for o in (bar := progress_bar(taken, total=steps, initial=done, desc=name, disable=not main)):
         since.append(o.loss.item())
         if o.step%report and o.step<steps: continue
         mean,since = sum(since)/len(since),[]

@@ -559,6 +559,8 @@ def fine_tune_loss(
     **kwargs # Passed to `FineTuneLoss`
 )->FineTuneLoss:
     "A model, ready to learn your pictures, and a note of what's new to it"
+    if DDIMScheduler.load_config(model/'scheduler')['prediction_type']!='epsilon':
+        raise SystemExit(f"{model} is a student: fine-tune the model it was distilled from")
     words = json.loads((model/'miniai.json').read_text())['words']
     tokenizer = CLIPTokenizer.from_pretrained(model/'tokenizer')
     new,cut = new_words(own.texts, words),too_long(own.texts, tokenizer)
@@ -584,8 +586,6 @@ def fine_tune(
     "Teach a model your pictures"
     model,main = Path(model or embedded_model('emoji')),PartialState().is_main_process
     if (out/'unet').exists(): raise SystemExit(f"{out} holds a model already")
-    if DDIMScheduler.load_config(model/'scheduler')['prediction_type']!='epsilon':
-        raise SystemExit(f"{model} is a student: fine-tune the model it was distilled from")
     kwargs = dict(n=min(3000, 32*steps), batch_size=round(32*batch_scale)) | kwargs
     loss = fine_tune_loss(own, model, checkpoints, **kwargs)
     run(loss, 'pictures', checkpoints, steps=steps, lr=lr, accelerator=accelerator)

@@ -148,7 +148,7 @@ def test_record_of_a_resumed_run_has_every_step_once(tmp_path):
     assert [int(line.split(',')[0]) for line in (tmp_path/'r.csv').read_text().splitlines()]==list(range(2, 41, 2))
 
 def test_a_finished_run_says_so_and_keeps_its_weights(tmp_path, capsys):
-    how = dict(report=2, steps=7, lr=.01, every=5)
+    how = dict(report=2, steps=10, lr=.01, every=5)
     first,again = (run(Noisy(), 'r', tmp_path, **how) for _ in range(2))
     assert 'r.pt is done' in capsys.readouterr().out
     assert all(torch.equal(a, b) for a,b in zip(first.parameters(), again.parameters()))
