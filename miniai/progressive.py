@@ -192,8 +192,8 @@ def halvings(
     while steps>1:
         student,steps = new_student(teacher),steps//2
         of_this = loss(teacher, student, *data, student_steps=steps)
-        run(of_this, f'{2*steps}-to-{steps}', checkpoints, report=10, every=max(1, train_steps//2), ema=.99,
-            steps=train_steps*(2 if steps<3 else 1), lr=lr, stream=steps)
+        run(of_this, f'{2*steps}-to-{steps}', checkpoints, steps=train_steps*(2 if steps<3 else 1),
+            lr=lr, ema=.99, report=10, every=max(1, train_steps//2), stream=steps)
         yield steps,student
         teacher = student
 
