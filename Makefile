@@ -15,7 +15,7 @@ metadata := settings.ini setup.py pyproject.toml constraints.txt
 pytest := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q
 parallel := -n auto --dist worksteal
 
-.PHONY: run test test-all test-other-machine test-browser slow-test lab export docs quarto nbdev2-test clean help
+.PHONY: run test test-all test-more test-other-machine test-browser slow-test lab export docs quarto nbdev2-test clean help
 
 run: .venv/.run  ## make a picture: make run PROMPT="a dog to the left of a cat"
 	@mkdir -p "$$(dirname "$$OUT")"
@@ -25,7 +25,9 @@ run: .venv/.run  ## make a picture: make run PROMPT="a dog to the left of a cat"
 test: .venv/.dev $(if $(CI),.venv/.browser)  ## run every notebook, as a reader would, and every test
 	$(pytest) $(parallel)
 
-test-all: test test-other-machine  ## also under nbdev, on a pretended other machine, on other code paths of this one, and in full width
+test-all: test test-more  ## everything: `make test` and `make test-more`
+
+test-more: test-other-machine  ## run it all under nbdev, on a pretended other machine, on other code paths of this one, and in full width
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 .venv/bin/nbdev-test
 	MKL_CBWR=COMPATIBLE ATEN_CPU_CAPABILITY=default $(pytest) $(parallel)
 	ATEN_CPU_CAPABILITY=avx2 OMP_NUM_THREADS=2 HF_HUB_OFFLINE=1 .venv/bin/python -m pytest -q
@@ -61,7 +63,7 @@ quarto:
 	@command -v quarto >/dev/null || { echo 'miniai: there is no "quarto" here; install it from https://quarto.org/docs/get-started and run the command again.' >&2; exit 1; }
 
 clean:  ## remove all that make has made
-	rm -rf .venv .venv-nbdev2 build *.egg-info _docs _proc .pytest_cache .hypothesis
+	rm -rf .venv .venv-nbdev2 build out *.egg-info _docs _proc .pytest_cache .hypothesis
 
 help:  ## show this list
 	@sed -nE 's/^([a-z0-9-]+):.*##(.*)/\1\t\2/p' Makefile | expand -t 20

@@ -13,7 +13,7 @@ from miniai.core import *
 from miniai.emoji import colors, things, with_article
 from miniai.evaluation import background_color, draw
 from miniai.pipeline import *
-from pipeline import machine
+from common import command, machine
 
 warnings.filterwarnings('ignore', message='__array__ implementation')
 
@@ -48,5 +48,5 @@ def main(
         print(f"{negative or 'nothing':24}", *means, flush=True)
     named = [mean(table[i+1][r][i] for i in range(len(colors))) for r in range(repeats)]
     print(f'the background of the negative prompt: {mean(named):.2%}, standard deviation over repeats {stdev(named):.2%}')
-    if save: save_measured('callbacks', dict(command=f'python benchmarks/callbacks.py --n {n} --repeats {repeats} --save', machine=machine(),
+    if save: save_measured('callbacks', dict(command=command(), machine=machine(),
         colors=colors, negatives=negatives, shares=table, n=n*repeats, repeats=repeats, **args))

@@ -3,8 +3,9 @@
     python benchmarks/clip.py [--save] [--n 480] [--seeds 3] [--steps 15]
 
 Every accuracy is measured with several seeds, which choose drawings, places and sizes (and the noise, where pictures are drawn). `--save` keeps the results for `nbs/03_clip.ipynb`."""
-import platform, torch
+import torch
 from collections import Counter
+from common import command, machine
 from fastcore.script import call_parse
 from miniai.clip import CLIP
 from miniai.core import progress_bar, save_measured
@@ -111,7 +112,7 @@ def main(
     clip,real,judge,sd = CLIP.from_pretrained(device='cpu'),Pictures(),load_judge(),StableDiffusion.from_pretrained(device='cpu')
     layers,seeds,few = sd.text_encoder.config.num_hidden_layers,list(range(seeds)),n//5
     several = lambda measure: [measure(seed) for seed in progress_bar(seeds)]
-    results = dict(command=f'python benchmarks/clip.py --n {n} --seeds {len(seeds)} --save', seeds=seeds, machine=f'{platform.machine()}, torch {torch.get_num_threads()} thread',
+    results = dict(command=command(), machine=machine(), seeds=seeds,
         names=names, zero_shot=zero_shot(clip, judge, real, n, seeds), analogies=several(lambda seed: analogies(clip, real, seed)), analogies_pictures=3*len(pairs),
         drawn={part: several(lambda seed: drawn_analogies(sd, judge, part, seed, few, steps)) for part in ('color','thing')}, drawn_n=few,
         clip_skip={skip: several(lambda seed: skipped(sd, judge, skip, seed, few, steps)) for skip in range(layers+1)}, clip_skip_n=few, num_inference_steps=steps)

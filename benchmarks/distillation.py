@@ -19,7 +19,7 @@ from miniai.emoji import Pictures, nothing
 from miniai.evaluation import describe, diversity, draw, draw_rows, frechet_distance, kinds, load_judge, marks, sentence, some_rows
 from miniai.own import StableDiffusion, samplers
 from miniai.progressive import in_trailing_steps
-from pipeline import machine
+from common import command, machine
 
 counts = (16,8,4,2,1)
 guidances = dict(plain=(1.,), guided=(1.,4.))
@@ -164,6 +164,7 @@ def main(
     folders,wanted = dict(plain=Path(students), guided=Path(guided)),lambda name: part in (name,'all')
     try: kept = measured('distillation')
     except FileNotFoundError: kept = dict(quality=[])
+    kept = dict(kept, command=command(), machine=machine())
     keep = lambda: save_measured('distillation', kept) if save and not aside else None
     if wanted('speed') and not aside:
         kept['speed'] = speed(folders['guided'])

@@ -13,7 +13,7 @@ from miniai.editing import *
 from miniai.emoji import Pictures, captions, random_rows
 from miniai.pipeline import *
 from miniai.vae import *
-from pipeline import machine
+from common import command, machine
 
 warnings.filterwarnings('ignore', message='__array__ implementation')
 
@@ -42,4 +42,4 @@ def main(
     found = dict(n=len(photos), steps=[5,10,20,50], vae=mean(image_psnr(through(im), im) for im in photos))
     found['psnr'] = [mean(there_and_back(sd, photos, texts, steps)) for steps in found['steps']]
     print(found)
-    if save: save_measured('editing', dict(command=f'python benchmarks/editing.py --n {n} --save', machine=machine(), **found))
+    if save: save_measured('editing', dict(command=command(), machine=machine(), **found))

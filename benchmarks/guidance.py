@@ -5,9 +5,10 @@
 For every setting the same prompts and the same noise, and `n` pictures for each seed: half of them of one tinted thing, half of two things. A judge names the things,
 the pixels the colours; the Fréchet distance is to composed pictures of the same kinds in the judge's features (see `13_evaluation`). It depends on how many pictures
 there are, so the distance of equally many composed ones is measured as well. With --save, the results are kept for the notebook on guidance."""
-import platform, time
+import time
 
 import torch
+from common import command, machine
 from fastcore.script import call_parse
 
 from miniai.core import *
@@ -24,12 +25,6 @@ settings = {
     'timesteps 334–666': dict(guidance_scale=guidance_interval(scale, 333, 666)),
     'timesteps 0–333': dict(guidance_scale=guidance_interval(scale, -1, 333)),
     'rising from 0 to 8': dict(guidance_scale=lambda t: 8*(1-t/1000))}
-
-
-def machine():
-    "What the figures were measured on"
-    with open('/proc/cpuinfo') as f: cpu = next((o.split(':')[1].strip() for o in f if o.startswith('model name')), platform.machine())
-    return f"{cpu}, torch {torch.__version__}, {torch.get_num_threads()} thread{'s'*(torch.get_num_threads()>1)}"
 
 
 @torch.no_grad()
@@ -93,5 +88,5 @@ def main(
     for name,setting in settings.items():
         for i,rows in enumerate(chosen): results[name].append(measure_once(sd, rows, i, steps, judge, features, **setting))
         print(name, *({k:round(v,3) for k,v in r.items()} for r in results[name]), flush=True)
-    if save: save_measured('guidance', dict(n=n, seeds=seeds, num_inference_steps=steps, machine=machine(),
+    if save: save_measured('guidance', dict(command=command(), machine=machine(), n=n, seeds=seeds, num_inference_steps=steps,
         processor_seconds=round(time.process_time()-start), real=baseline, results=results))

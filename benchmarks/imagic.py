@@ -27,7 +27,7 @@ from miniai.emoji import *
 from miniai.evaluation import describe, load_judge, sentence, to_tensor, wilson
 from miniai.fashion import load_fashion_mnist
 from miniai.imagic import *
-from pipeline import machine
+from common import command, machine
 
 etas = [0., .2, .4, .6, .8, .9, 1., 1.1]
 strengths = [.2, .3, .4, .5, .6, .7, .8]
@@ -165,7 +165,7 @@ def main(
     chosen = f'imagic {plan.eta:g}'
     sources = {source: {kind: summary([o for o in lines if (o['source'],o['kind'])==(source,kind)], chosen) for kind in ('color','background')
                         if (source,kind) in {(o['source'],o['kind']) for o in lines}} for source in ('drawing','garment')}
-    results = dict(command=f'python benchmarks/imagic.py --each {each} --seeds {len(wanted)} --save', edits=len(lines), each=each, seeds=len(wanted), limit=limit, recipe=plan._asdict(),
+    results = dict(command=command(), edits=len(lines), each=each, seeds=len(wanted), limit=limit, recipe=plan._asdict(),
         table=table(lines), sources=sources, seconds=median(o['seconds'] for o in lines), machine=machine())
     print_table(results)
     print(f"\n{results['seconds']:.1f} seconds of one processor for an edit")

@@ -1,19 +1,20 @@
 """How fast our networks are beside the library's, and what makes the difference.
 
-    python benchmarks/networks.py [--seconds 20] [--batches 1,2,32] [--full] [--save]
+    python benchmarks/networks.py [--seconds 20] [--batches 1,2,32] [--full]
 
 One process, one thread, float32, the same weights. Ours lie in memory as `miniai.own` loads them, pixel by pixel ("channels last"). Each pair runs in turn, with
 timesteps that fall as in a run of 30 steps; a row has the medians. The U-Nets are the embedded model's, and one of the shape of the first edition's (8×8 latents,
 attention on both levels) with random weights. Then decoding with the embedded VAE, and a guided picture in 30 steps, from the prompt to the pixels.
 
 With --full, one call of Stable Diffusion 1.5's U-Net at 512 by 512 pixels (random weights, 8 GB of memory, minutes). ONNX Runtime gets a row where it's installed
-(`pip install onnx onnxruntime onnxscript`): the limit to see how far from it PyTorch's eager mode is. With --save, the results are kept in the package."""
-import json, platform, statistics, sys, time
+(`pip install onnx onnxruntime onnxscript`): the limit to see how far from it PyTorch's eager mode is."""
+import json, statistics, sys, time
 from collections import Counter
 from importlib.util import find_spec
 
 import diffusers, torch
 import torch.nn.functional as F
+from common import machine
 from fastcore.script import call_parse
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -24,12 +25,6 @@ embedded = {k:v for k,v in json.loads((embedded_model()/'unet/config.json').read
 first_edition = dict(sample_size=8, block_out_channels=(64,128), layers_per_block=1, norm_num_groups=16, attention_head_dim=4, cross_attention_dim=128,
     down_block_types=('CrossAttnDownBlock2D',)*2, up_block_types=('CrossAttnUpBlock2D',)*2)
 sd15 = dict(sample_size=64, cross_attention_dim=768)
-
-
-def machine():
-    "What the figures were measured on"
-    with open('/proc/cpuinfo') as f: cpu = next((o.split(':')[1].strip() for o in f if o.startswith('model name')), platform.machine())
-    return f"{cpu}, torch {torch.__version__}, diffusers {diffusers.__version__}, {torch.get_num_threads()} thread"
 
 
 def pair(config):
@@ -157,9 +152,9 @@ def compare_pictures(seconds, steps=30):
     library.set_progress_bar_config(disable=True)
     prompt,noise = 'a purple castle on a black background',draw_noise(ours.latent_shape(), generators(0))
     run = dict(latents=noise, num_inference_steps=steps, guidance_scale=ours.unet.guidance_scale)
-    pictures = {'library': lambda: library(prompt, output_type='pt', **run).images[0], 'our pipeline, its parts': lambda: theirs(prompt, progress=False, **run)[0],
+    pictures = {'library': lambda: library(prompt, **run).images[0], 'our pipeline, its parts': lambda: theirs(prompt, progress=False, **run)[0],
         'ours': lambda: ours(prompt, progress=False, **run)[0]}
-    a,b = (torch.tensor(list(to_image(pictures[name]()).getdata())).float() for name in ('ours','library'))
+    a,b = (torch.tensor(list(pictures[name]().getdata())).float() for name in ('ours','library'))
     return dict(milliseconds=medians(pictures, seconds), error=((a-b).norm()/b.norm()).item())
 
 
@@ -175,31 +170,23 @@ def main(
     seconds:int=20, # For each table
     batches:str='1,2,32', # Latents in a call of a U-Net
     full:bool=False, # Stable Diffusion 1.5's width too
-    save:bool=False, # Keep the results?
 ):
     "Measure our networks beside the library's"
     torch.set_num_threads(1)
     print(machine())
-    results = dict(machine=machine(), command='python benchmarks/networks.py --save')
     with torch.inference_mode():
         theirs,ours = pair(embedded)
         x,e = inputs(embedded, 2)
-        results['calls'] = {name:count(caller(unet, x, e)) for name,unet in dict(library=theirs, ours=ours).items()}
-        for name,counts in results['calls'].items(): print(f'{name:10}', counts)
+        for name,unet in dict(library=theirs, ours=ours).items(): print(f'{name:10}', count(caller(unet, x, e)))
         for model,config in ('embedded model',embedded),('first edition',first_edition):
             for n in map(int, batches.split(',')):
-                results[f'{model}, {n}'] = compare(config, n, seconds)
-                show(f'U-Net of the {model}, {n} latents', results[f'{model}, {n}'])
-        for n in 1,8:
-            results[f'decoding, {n}'] = compare_decoding(n, seconds)
-            show(f'decoding with the embedded VAE, {n} latents', results[f'decoding, {n}'])
-        results['picture'] = compare_pictures(seconds)
-        show('a guided picture of the embedded model in 30 steps', results['picture'])
+                show(f'U-Net of the {model}, {n} latents', compare(config, n, seconds))
+        for n in 1,8: show(f'decoding with the embedded VAE, {n} latents', compare_decoding(n, seconds))
+        show('a guided picture of the embedded model in 30 steps', compare_pictures(seconds))
         if full:
             theirs,ours = pair(sd15)
             x,e = inputs(sd15, 1, 77)
             calls = {'library': caller(theirs, x, e), 'ours': caller(ours, x, e)}
             a,b = (calls[name]() for name in ('ours','library'))
-            results['full'] = dict(milliseconds=medians(calls, 0), error=((a-b).norm()/b.norm()).item())
-            show('U-Net of Stable Diffusion 1.5, 512 by 512 pixels', results['full'])
-    if save: save_measured('networks', results)
+            result = dict(milliseconds=medians(calls, 0), error=((a-b).norm()/b.norm()).item())
+            show('U-Net of Stable Diffusion 1.5, 512 by 512 pixels', result)

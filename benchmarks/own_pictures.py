@@ -7,13 +7,13 @@ for each of the 120 things and the new one. `--save` keeps the figures for the n
 import json, tempfile, time, torch
 from pathlib import Path
 from accelerate.utils import set_seed
+from common import command, machine
 from fastcore.script import call_parse
 from miniai.clip import CLIP
 from miniai.core import embedded_model, image_grid, save_measured
 from miniai.emoji import *
 from miniai.own import StableDiffusion
-from miniai.loop import *
-from miniai.training import *
+from miniai.training import EmojiData, FolderData, fine_tune
 
 own_color = len(colors)
 root = Path(__file__).parents[1]
@@ -24,9 +24,8 @@ sheet = ['a traffic light on a yellow background', 'a traffic light on a pink ba
 
 def of_notebook(*ids):
     "What these cells of notebook 12 define"
-    import random, json
     from PIL import Image, ImageDraw
-    names = dict(globals(), Image=Image, ImageDraw=ImageDraw, random=random, json=json)
+    names = dict(globals(), Image=Image, ImageDraw=ImageDraw)
     cells = json.loads((root/'nbs/12_training.ipynb').read_text(encoding='utf-8'))['cells']
     for cell in cells:
         if cell['id'] in ids: exec(''.join(cell['source']), names)
@@ -70,7 +69,7 @@ def main(
     torch.set_flush_denormal(True)
     folder,data = Path(model or embedded_model('emoji')),EmojiData()
     draw = of_notebook('traffic-light','traffic-lights')['traffic_lights']
-    results = dict(command='python benchmarks/own_pictures.py --save', steps=steps, rows=[])
+    results = dict(command=command(), machine=machine(), steps=steps, rows=[])
     with tempfile.TemporaryDirectory() as d:
         draw(f'{d}/own')
         draw(f'{d}/test', seed=1)

@@ -6,10 +6,11 @@ Both make the same pictures from the same noise with the very same five parts, p
 the same weights differ in speed by some percent, by where in memory they happen to lie; with one copy only the pipelines differ.)
 The ratio is the library's median time over ours: above 1, ours is faster. The clock counts; processor time is there because it suffers less from what else
 the machine is doing."""
-import os, platform, time
+import time
 from statistics import median
 
-import diffusers, numpy as np, torch, transformers
+import diffusers, numpy as np, torch
+from common import machine
 from diffusers import StableDiffusionPipeline
 from fastcore.script import call_parse
 
@@ -18,16 +19,6 @@ from miniai.pipeline import *
 
 diffusers.logging.disable_progress_bar()
 prompt = 'a purple castle on a yellow background'
-
-
-def machine():
-    "What the figures were measured on"
-    try: cpu = next(line.split(':')[1].strip() for line in open('/proc/cpuinfo') if line.startswith('model name'))
-    except (OSError,StopIteration): cpu = platform.processor() or platform.machine()
-    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ''
-    load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, 'getloadavg') else ''
-    return (f"{platform.system()}, {cpu}{gpu}, {torch.get_num_threads()} threads{load}; Python {platform.python_version()}, "
-        f"torch {torch.__version__}, diffusers {diffusers.__version__}, transformers {transformers.__version__}")
 
 
 def seconds(f):
@@ -52,7 +43,7 @@ def main(
     for n in map(int, batches.split(',')):
         side = ours.unet.config.sample_size
         run = dict(latents=torch.randn(n, ours.unet.config.in_channels, side, side).to(ours.unet.device, ours.unet.dtype), num_inference_steps=steps, guidance_scale=4)
-        mine,theirs = lambda: ours([prompt]*n, **run), lambda: library([prompt]*n, **run).images
+        mine,theirs = lambda: ours([prompt]*n, progress=False, **run), lambda: library([prompt]*n, **run).images
         differ = max(np.abs(np.asarray(a).astype(int)-np.asarray(b)).max() for a,b in zip(mine(), theirs()))
         pairs = [(seconds(mine), seconds(theirs)) if i%2 else (seconds(theirs), seconds(mine))[::-1] for i in range(rounds)]
         print(f"batch {n}, {steps} steps with guidance, {rounds} rounds, largest difference of a pixel {differ}/255:")

@@ -22,7 +22,7 @@ from miniai.evaluation import describe, draw, load_judge, marks, sentence, some_
 from miniai.loop import batch_generator
 from miniai.pipeline import StableDiffusion, encode_text
 from miniai.placing import halves, misplaced, named, watched
-from pipeline import machine
+from common import command, machine
 
 seed = lambda i: torch.Generator().manual_seed(i)
 timesteps = [400,500,600,700]
@@ -160,5 +160,5 @@ def main(
         print(label, results[label], flush=True)
     seconds = step_times(timed)
     print(seconds)
-    if save: save_measured('placing', dict(command="python benchmarks/placing.py before=FOLDER,after=embedded --save", machine=machine(), n=n, steps=steps,
+    if save: save_measured('placing', dict(command=command(), machine=machine(), n=n, steps=steps,
         timesteps=timesteps, models=results, seconds=seconds))

@@ -6,9 +6,10 @@ The contenders take turns. Shown are the median and the best of each one's turns
 as long as `WichmannHill.rand` that is. On a machine that's busy with other things only the best is to be trusted: the others empty the
 cache that the tables live in. Targets for 10**6 and 10**7 numbers: `torch.rand` (float32) takes at least 2 times as long as
 `WichmannHill.rand` (float64), and `default_rng` at least 1.5 times. The tables: below 2 MB, built in less than 50 ms."""
-import platform, time
+import time
 from statistics import median
 import numpy as np, torch
+from common import machine
 import miniai.random as mr
 
 torch.set_num_threads(1)
@@ -31,7 +32,7 @@ def show_jumps():
     print(f'jumpahead(10**18): {1e6*cpu(lambda: rng.jumpahead(10**18), 1000):.1f} µs')
 
 def main():
-    print(f'Python {platform.python_version()}, torch {torch.__version__}, NumPy {np.__version__}')
+    print(f'{machine()}, NumPy {np.__version__}')
     show_tables()
     show_jumps()
     ours,pcg = mr.WichmannHill(42),np.random.default_rng(42)

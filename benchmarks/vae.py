@@ -13,7 +13,7 @@ from fastcore.script import call_parse
 from miniai.core import *
 from miniai.emoji import *
 from miniai.vae import AutoencoderKL, vae_factor
-from pipeline import machine
+from common import command, machine
 
 def gen(seed): return torch.Generator().manual_seed(seed)
 def db(x, y): return (-10*(x-y.clamp(0, 1)).square().mean((1,2,3)).log10()).mean().item()
@@ -81,7 +81,7 @@ def main(
     vae,pictures,seeds = AutoencoderKL.from_pretrained(embedded_model(), 'vae'),Pictures(),[0,1,2]
     basis = components(pictures, training)
     results = [measure(vae, pictures, *basis, n, seed) for seed in progress_bar(seeds)]
-    results = dict(command='python benchmarks/vae.py --save', seeds=seeds, n=n, training_pictures=training,
+    results = dict(command=command(), seeds=seeds, n=n, training_pictures=training,
         machine=machine(), results={k: [r[k] for r in results] for k in results[0]})
     print(results)
     if save: print(save_measured('vae', results))

@@ -51,8 +51,9 @@ def idx_files(
     split:str, # 'train' or 'test'
 )->list: # The file of the images and the file of the labels, if they're there
     "The files of one split, gzipped or plain"
-    stem = dict(train='train', test='t10k')[split]
-    names = f'{stem}-images-idx3-ubyte*',f'{stem}-labels-idx1-ubyte*'
+    stems = dict(train='train', test='t10k')
+    if split not in stems: raise ValueError(f"split is {split!r}; it must be 'train' or 'test'")
+    names = [f'{stems[split]}-{what}-ubyte*' for what in ('images-idx3','labels-idx1')]
     return [path for name in names for path in sorted(Path(folder).glob(name))[:1]]
 
 def download_fashion_mnist()->Path: # The folder with the four files
@@ -81,7 +82,8 @@ def load_fashion_mnist(
     images,labels = map(read_idx, idx_files(folder, split))
     if len(images)!=len(labels):
         raise ValueError(f'{folder} has {len(images)} images, but {len(labels)} labels')
-    which = 'the bundled sample' if folder==sample_dir() else 'the full set'
+    which = 'the bundled sample' if folder==sample_dir() else f'from {folder}'
+    if len(images) in (60_000,10_000): which = 'the full set'
     if not quiet: print(f'Fashion-MNIST {split}: {len(images):,} images, {which}')
     return images,labels.long()
 

@@ -7,6 +7,7 @@ __all__ = ['chunks']
 
 # %% ../nbs/19_iterators.ipynb #2f2a86c9
 from itertools import islice
+from operator import index
 
 # %% ../nbs/19_iterators.ipynb #406d01f1
 def chunks(
@@ -14,6 +15,6 @@ def chunks(
     n:int, # How many items in each chunk
 ):
     "An iterator over `iterable` in lists of `n` items; the last list may be shorter"
-    if n<1: raise ValueError(f'n is {n}, but a chunk has at least 1 item')
+    if index(n)<1: raise ValueError(f'n is {n}, but a chunk has at least 1 item')
     it = iter(iterable)
     return iter(lambda: list(islice(it, n)), [])

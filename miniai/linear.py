@@ -20,7 +20,7 @@ class LinearClassifier:
         n_out:int=10, # Classes
     ): self.weight,self.bias = torch.zeros(n_in, n_out),torch.zeros(n_out)
 
-    def _rows(self, x):
+    def _float_rows(self, x):
         if x.ndim>1: x = x.flatten(1)
         if x.dtype==torch.uint8: x = x/255
         return x.to(self.weight.dtype)
@@ -29,7 +29,7 @@ class LinearClassifier:
         x:Tensor, # (n, n_in), (n, h, w) with h*w==n_in, or (n_in,); bytes are divided by 255
     )->Tensor: # (n, n_out), or (n_out,)
         "The logits of `x`"
-        return self._rows(x) @ self.weight + self.bias
+        return self._float_rows(x) @ self.weight + self.bias
 
 # %% ../nbs/23_linear.ipynb #f91ebd18
 @patch
@@ -54,8 +54,8 @@ def gradients(self:LinearClassifier,
     y:Tensor, # (n,) integer labels
 )->tuple: # Mean loss, gradient of `weight`, gradient of `bias`
     "Cross-entropy, averaged over the inputs, and its gradients"
-    x = self._rows(x)
-    log_p = ((self.weight.T@x.T).T + self.bias).log_softmax(1)
+    x = self._float_rows(x)
+    log_p = ((self.weight.T@x.T).T + self.bias).log_softmax(1)  # Faster than x@weight
     loss = -log_p.gather(1, y[:,None]).mean()
     error = log_p.exp()                  # What the model says,
     error[torch.arange(len(y)), y] -= 1  # minus what's true
@@ -78,10 +78,9 @@ def steps(self:LinearClassifier,
     batch_size:int=250, # Inputs in a step
     generator=None, # `WichmannHill` or `torch.Generator` for the order; None is torch's own
 ): # Yields the loss of each batch
-    "Train step by step, with standardisation, momentum and decay: a generator of losses"
-    x = self._rows(x)
-    mean = x.mean(0)[:,None]
-    var = x.square().mean(0)[:,None] - mean**2
+    "Train with standardisation, momentum and learning rate decay: a generator of losses"
+    x = self._float_rows(x)
+    mean,var = x.mean(0)[:,None],x.var(0, correction=0)[:,None]
     momentum_w,momentum_b = torch.zeros_like(self.weight),torch.zeros_like(self.bias)
     for epoch in range(epochs):
         for i,idx in enumerate(_shuffled(len(x), generator).split(batch_size)):

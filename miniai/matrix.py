@@ -113,16 +113,20 @@ def T(self:Matrix)->Matrix:
 @patch
 def __setitem__(self:Matrix, key, value):
     "Put `value` where `m[key]` is: one number for all places, or a list or a Matrix of their shape"
-    i,j = _pair(key)
-    if isinstance(i, slice): places = [(k,j) for k in range(len(self))[i]]
-    elif isinstance(j, slice): places = [(i,k) for k in range(self.shape[1])[j]]
-    elif isinstance(value, Number):
-        self._rows[i][j] = value
-        return
-    else: raise TypeError(f'one element takes one number, not {value!r}')
-    values = [value]*len(places) if isinstance(value, Number) else list(value)
+    there = self[key]                                           # a number, a list or a Matrix
+    keys = zip(self.shape, _pair(key))
+    rows,cols = (range(n)[k] if isinstance(k, slice) else [k] for n,k in keys)
+    places = [(r,c) for r in rows for c in cols]
+    if isinstance(value, Number) or isinstance(there, Number): values = [value]*len(places)
+    elif isinstance(there, list): values = list(value)
+    else:
+        m = Matrix(value)
+        if m.shape!=there.shape: raise ValueError(f'the shapes {m.shape} and {there.shape} differ')
+        values = m.flat
     if len(values)!=len(places): raise ValueError(f'{len(values)} values for {len(places)} places')
-    for place,v in zip(places, values): self[place] = v
+    for v in values:
+        if not isinstance(v, Number): raise TypeError(f'one element takes one number, not {v!r}')
+    for (r,c),v in zip(places, values): self._rows[r][c] = v
 
 # %% ../nbs/20_matrix.ipynb #7eb10924
 @patch

@@ -9,7 +9,7 @@ __all__ = ['period', 'WichmannHill']
 import os
 from functools import cache
 from hashlib import sha512
-from math import lcm,pi,prod
+from math import lcm,pi
 from operator import index
 from random import Random
 import numpy as np, torch
@@ -22,7 +22,7 @@ period = lcm(*(m-1 for _,m in _wheels))
 
 # %% ../nbs/22_random.ipynb #45d5b684
 class WichmannHill(Random):
-    "Wichmann and Hill's generator AS 183, with all that `random.Random` has; not for secrets"
+    "Wichmann and Hill's AS 183, with all that `random.Random` has; one per thread; not for secrets"
     def __init__(self,
         seed=None, # An int, float, str or bytes; None asks the operating system for one
     ): super().__init__(seed)
@@ -47,6 +47,7 @@ class WichmannHill(Random):
 @patch
 def seed(self:WichmannHill,
     a=None, # An int, float, str or bytes; None asks the operating system for one
+    version:int=2, # Without effect; `random.Random.seed` has it
 ):
     "Start anew from `a`; integers from 0 to 27,814,431,486,575 all give different states"
     if a is None: a = os.urandom(16)
@@ -131,9 +132,9 @@ def rand(self:WichmannHill,
 def randn(self:WichmannHill,
     *shape, # Sizes, or one tuple of them
 )->Tensor: # Float64
-    "Normal numbers, as from repeated calls of `gauss`; an odd count drops half of its last pair"
+    "Normal numbers, as `gauss` makes them; ignores a half pair that `gauss` kept, and keeps none"
     shape = _shape(shape)
-    n = prod(shape)
+    n = np.empty(shape).size  # Fails before the state changes, unless this is a shape
     turn,dist = self.rand(n + n%2).view(-1, 2).unbind(1)
     angle,radius = 2*pi*turn,(-2*(1-dist).log()).sqrt()
     return torch.stack([angle.cos()*radius, angle.sin()*radius], 1).view(-1)[:n].view(shape)

@@ -33,6 +33,14 @@ def test_sample_is_the_last_resort(nowhere, capsys):
     assert images.shape==(1000,28,28) and images.dtype==torch.uint8 and labels.bincount().tolist()==[100]*10
     assert 'sample' in capsys.readouterr().out
 
+def test_a_copy_of_the_sample_is_not_called_the_full_set(tmp_path, capsys):
+    shutil.copytree(sample_dir(), tmp_path/'copy')
+    load_fashion_mnist('test', path=tmp_path/'copy')
+    assert 'full' not in capsys.readouterr().out
+
+def test_an_unknown_split():
+    with pytest.raises(ValueError, match="'valid'.*'train' or 'test'"): load_fashion_mnist('valid')
+
 def test_sample_is_part_of_the_full_set():
     if not idx_files(fashion._debian, 'test'): pytest.skip('needs the full set')
     whole,_ = load_fashion_mnist('test', path=fashion._debian, quiet=True)

@@ -38,7 +38,7 @@ def test_nothing_is_taken_before_the_first_next():
     assert isinstance(chunks((taken.append(i) for i in range(3)), 2), Iterator)
     assert taken == []
 
-@pytest.mark.parametrize('args, error', [(([1], 0), ValueError), (([1], -1), ValueError), (([1], '2'), TypeError), ((3, 1), TypeError)])
+@pytest.mark.parametrize('args, error', [(([1], 0), ValueError), (([1], -1), ValueError), (([1], '2'), TypeError), (([1], 2.5), TypeError), ((3, 1), TypeError)])
 def test_a_wrong_argument_fails_in_the_call_itself(args, error):
     with pytest.raises(error): chunks(*args)
 

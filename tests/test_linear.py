@@ -46,6 +46,12 @@ def test_a_step_is_a_step_on_standardised_inputs():
     assert off(m.weight, weight) < 1e-4
     assert off(m.bias, -.3*c.grad - mean@weight) < 1e-4
 
+def test_features_far_from_zero():
+    "Their variance must not drown in the squares of their means"
+    x,y = toy()
+    x = x/30 + 1000
+    assert fitted(x, y, batch_size=20).accuracy(x, y) > .9
+
 def test_reaches_the_minimum_where_there_is_one():
     "With labels that contradict each other no weights separate the data, so the convex loss has a minimum"
     x,y = toy(n=400)

@@ -26,5 +26,6 @@ def install_browser():
 if __name__ == '__main__':
     try:
         if not find_browser(): install_browser()
+        if not find_browser(): raise OSError('none was found afterwards')
     except (OSError, subprocess.CalledProcessError) as e: sys.exit(f'miniai: no browser could be installed ({e}); install Chromium or Chrome and run the command again.')
     print(find_browser())
