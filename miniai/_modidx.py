@@ -204,6 +204,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'miniai.guidance.AttentionMaps.mean': ('guidance.html#attentionmaps.mean', 'miniai/guidance.py'),
                                  'miniai.guidance._sides': ('guidance.html#_sides', 'miniai/guidance.py'),
                                  'miniai.guidance.attention_maps': ('guidance.html#attention_maps', 'miniai/guidance.py'),
+                                 'miniai.guidance.attention_shares': ('guidance.html#attention_shares', 'miniai/guidance.py'),
                                  'miniai.guidance.guidance_interval': ('guidance.html#guidance_interval', 'miniai/guidance.py'),
                                  'miniai.guidance.prompt_words': ('guidance.html#prompt_words', 'miniai/guidance.py'),
                                  'miniai.guidance.show_attention': ('guidance.html#show_attention', 'miniai/guidance.py'),
