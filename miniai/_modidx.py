@@ -344,6 +344,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'miniai.pipeline.rescale_noise': ('pipeline.html#rescale_noise', 'miniai/pipeline.py'),
                                  'miniai.pipeline.step_noise': ('pipeline.html#step_noise', 'miniai/pipeline.py'),
                                  'miniai.pipeline.tokenize': ('pipeline.html#tokenize', 'miniai/pipeline.py'),
+                                 'miniai.pipeline.vae_factor': ('pipeline.html#vae_factor', 'miniai/pipeline.py'),
                                  'miniai.pipeline.warn_of_unknown': ('pipeline.html#warn_of_unknown', 'miniai/pipeline.py'),
                                  'miniai.pipeline.with_callbacks': ('pipeline.html#with_callbacks', 'miniai/pipeline.py'),
                                  'miniai.pipeline.with_recommendations': ('pipeline.html#with_recommendations', 'miniai/pipeline.py')},
@@ -646,5 +647,4 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                             'miniai.vae.image_psnr': ('vae.html#image_psnr', 'miniai/vae.py'),
                             'miniai.vae.pixel_values': ('vae.html#pixel_values', 'miniai/vae.py'),
                             'miniai.vae.slerp': ('vae.html#slerp', 'miniai/vae.py'),
-                            'miniai.vae.vae_factor': ('vae.html#vae_factor', 'miniai/vae.py'),
                             'miniai.vae.walk': ('vae.html#walk', 'miniai/vae.py')}}}
