@@ -211,9 +211,10 @@ def main(
     "Draw pictures with Stable Diffusion"
     with one_sentence():
         if not prompts: raise ValueError('say what to draw, such as "a panda on a pink background"')
+        if fast and model: raise ValueError('--fast has a model of its own: leave out --model')
         out,seed = image_path(out),random.randrange(2**32) if seed is None else seed
         one_thread(model)
-        if fast: model = model or embedded_model('distilled')
+        if fast: model = embedded_model('distilled')
         sd = (pipeline.StableDiffusion if library else StableDiffusion).from_pretrained(model)
         image = sheet(sd, list(prompts), strip, negative_prompt=negative_prompt, seed=seed,
             num_inference_steps=num_inference_steps, guidance_scale=guidance_scale)

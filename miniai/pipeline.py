@@ -28,7 +28,7 @@ def tokenize(
 ): # With `input_ids` and `attention_mask`, both (n, length)
     "Ids of `prompts`, padded to the length that the text encoder reads, or cut with a warning"
     prompts,size = texts(prompts),tokenizer.model_max_length
-    for ids in tokenizer(prompts, truncation=True, max_length=10**6).input_ids:
+    for ids in tokenizer(prompts, truncation=True, max_length=10**6).input_ids: # Or it warns, too
         if len(ids)<=size: continue
         lost = tokenizer.decode(ids[size-1:-1]).strip()
         warnings.warn(f"the prompt is longer than {size} tokens; cut off: {lost!r}", stacklevel=3)
@@ -182,8 +182,9 @@ def step_noise(
         e = step.embeddings,step.uncond_embeddings
         return guided_noise(unet, latents, step.timestep, *e, scale)
     top = getattr(unet.config, '_max_guidance_scale', None) # It wasn't taught any other scale
-    if top: number(scale, 'guidance_scale', 1, top)
-    cond = guidance_features(torch.full((len(latents),), float(scale)), dim).to(latents)
+    scales = scale.flatten().tolist() if isinstance(scale, Tensor) else [scale]
+    if top: scales = [number(o, 'guidance_scale', 1, top) for o in scales]
+    cond = guidance_features(torch.tensor(scales).expand(len(latents)), dim).to(latents)
     return predict_noise(unet, latents, step.timestep, step.embeddings, timestep_cond=cond)
 
 # %% ../nbs/01_pipeline.ipynb #132c9dda
@@ -206,7 +207,8 @@ def denoise(
     shaped(latents, (len(embeddings), unet.config.in_channels, None, None), 'latents')
     uncond = uncond_embeddings
     if uncond is not None: shaped(uncond, embeddings.shape, 'uncond_embeddings')
-    step = Step(-1, None, latents.to(embeddings), None, None, None, embeddings, uncond, scale)
+    step = Step(index=-1, timestep=None, latents=latents.to(embeddings), noise_pred=None,
+        embeddings=embeddings, uncond_embeddings=uncond, guidance_scale=scale)
     return denoise_loop(step, unet, scheduler, n, generator, start)
 
 # %% ../nbs/01_pipeline.ipynb #49808830
@@ -246,8 +248,6 @@ class StableDiffusion:
         parts = (f'{k}={type(v).__name__}' for k,v in vars(self).items())
         return f"{type(self).__name__}({', '.join(parts)})"
 
-# %% ../nbs/01_pipeline.ipynb #e005ce61
-@patch
 # %% ../nbs/01_pipeline.ipynb #2c76f49e
 def vae_factor(
     vae, # Such as an `AutoencoderKL`
@@ -255,6 +255,8 @@ def vae_factor(
     "How many pixels wide and high one place of the latents is"
     return 2**(len(vae.config.block_out_channels)-1)
 
+# %% ../nbs/01_pipeline.ipynb #e005ce61
+@patch
 def latent_shape(self:StableDiffusion,
     n:int=1, # Images
     height:int=None, # Pixels; None is what the model was trained on
@@ -307,16 +309,18 @@ def conditions(self:StableDiffusion,
     "The embeddings of prompts and negative prompts"
     prompts,negatives = texts(prompt),texts(negative_prompt or '', 'negative_prompt')
     negatives = one_or_n(negatives, len(prompts), 'negative prompts')
+    if any(negatives) and getattr(self.unet.config, 'time_cond_proj_dim', None):
+        warnings.warn("this U-Net has guidance built in and ignores negative prompts", stacklevel=3)
     warn_of_unknown(prompts, getattr(self.tokenizer, 'words', None))
     return tuple(encode_text(o, self.tokenizer, self.text_encoder) for o in (prompts,negatives))
 
 # %% ../nbs/01_pipeline.ipynb #recommended
+usual_run = dict(guidance_scale=7.5, num_inference_steps=50) # Of Stable Diffusion's pipeline
+
 def recommended(
     unet, # Of a model that may know what suits it
     **told # `guidance_scale` and `num_inference_steps`, or None
 )->dict: # What to draw with
-usual_run = dict(guidance_scale=7.5, num_inference_steps=50) # Of Stable Diffusion's pipeline
-
     "What was told, or what the model recommends, or what Stable Diffusion's pipeline takes"
     return {k: getattr(unet, k, usual_run[k]) if v is None else v for k,v in told.items()}
 
