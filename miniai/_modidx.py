@@ -308,6 +308,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                             'miniai.own.StableDiffusion.from_pretrained': ('own.html#stablediffusion.from_pretrained', 'miniai/own.py'),
                             'miniai.own.check_fit': ('own.html#check_fit', 'miniai/own.py'),
                             'miniai.own.check_kind': ('own.html#check_kind', 'miniai/own.py'),
+                            'miniai.own.chosen': ('own.html#chosen', 'miniai/own.py'),
                             'miniai.own.film_strip': ('own.html#film_strip', 'miniai/own.py'),
                             'miniai.own.find_folder': ('own.html#find_folder', 'miniai/own.py'),
                             'miniai.own.in_terminal': ('own.html#in_terminal', 'miniai/own.py'),

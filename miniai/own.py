@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['part_files', 'samplers', 'loaders', 'model_files', 'find_folder', 'check_kind', 'check_fit', 'load_scheduler',
-           'StableDiffusion', 'film_strip', 'one_sentence', 'sheet', 'in_terminal', 'one_thread', 'main']
+           'StableDiffusion', 'film_strip', 'one_sentence', 'sheet', 'in_terminal', 'one_thread', 'chosen', 'main']
 
 # %% ../nbs/08_own.ipynb #2831d4ea
 import json, os, random, re, shutil, sys, warnings
@@ -194,6 +194,17 @@ def one_thread(
     told = model or os.environ.keys() & {'MINIAI_MODEL','OMP_NUM_THREADS'}
     if not told: torch.set_num_threads(1)
 
+def chosen(
+    model, # A folder or Hub id; None is `$MINIAI_MODEL`, or else the embedded model
+    fast:bool, # The distilled model instead?
+    library:bool, # With the library's parts?
+): # A pipeline
+    "The pipeline that the command's options name"
+    if fast and model: raise ValueError('--fast has a model of its own: leave out --model')
+    one_thread(model)
+    kind = pipeline.StableDiffusion if library else StableDiffusion
+    return kind.from_pretrained(embedded_model('distilled') if fast else model)
+
 # %% ../nbs/08_own.ipynb #960f71f3
 @call_parse
 def main(
@@ -211,11 +222,8 @@ def main(
     "Draw pictures with Stable Diffusion"
     with one_sentence():
         if not prompts: raise ValueError('say what to draw, such as "a panda on a pink background"')
-        if fast and model: raise ValueError('--fast has a model of its own: leave out --model')
         out,seed = image_path(out),random.randrange(2**32) if seed is None else seed
-        one_thread(model)
-        if fast: model = embedded_model('distilled')
-        sd = (pipeline.StableDiffusion if library else StableDiffusion).from_pretrained(model)
+        sd = chosen(model, fast, library)
         image = sheet(sd, list(prompts), strip, negative_prompt=negative_prompt, seed=seed,
             num_inference_steps=num_inference_steps, guidance_scale=guidance_scale)
         in_terminal(image)
