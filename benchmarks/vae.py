@@ -12,7 +12,8 @@ import diffusers, statistics, time, torch, torch.nn.functional as F
 from fastcore.script import call_parse
 from miniai.core import *
 from miniai.emoji import *
-from miniai.vae import AutoencoderKL, vae_factor
+from miniai.pipeline import vae_factor
+from miniai.vae import AutoencoderKL
 from common import command, machine
 
 def gen(seed): return torch.Generator().manual_seed(seed)

@@ -18,7 +18,7 @@ from .clip import picture_list, to_rgb
 from .core import *
 from .pipeline import *
 from .scheduler import DDIMScheduler, SchedulerOutput, pred_x0_eps
-from .vae import encode_image, slerp, vae_factor
+from .vae import encode_image, slerp
 
 # %% ../nbs/10_editing.ipynb #320ab3f2
 def steps_to_skip(

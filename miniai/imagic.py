@@ -24,7 +24,7 @@ from .evaluation import Judge,describe,frame_color,places
 from .pipeline import *
 from .scheduler import DDIMScheduler
 from .loop import learning_rate
-from .vae import encode_image,vae_factor
+from .vae import encode_image
 
 # %% ../nbs/17_imagic.ipynb #4783dc2b
 def spread_timesteps(

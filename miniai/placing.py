@@ -12,6 +12,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 from .emoji import colors,nothing,own,synonyms,things,unsaid
+from .guidance import attention_shares
 
 # %% ../nbs/12_placing.ipynb #pl-find
 def find(
@@ -46,14 +47,10 @@ def named(
 def watched(
     unet, # A `UNet2DConditionModel`, the library's or ours
 )->Iterator[list]: # Gets a tensor (n, places, tokens) from each layer of cross-attention
-    "How each place shares its attention between the tokens, averaged over the heads, with gradients"
+    "How each place shares its attention between the tokens, averaged over heads, with gradients"
     shares = []
     def watch(layer, args, kwargs):
-        text = kwargs['encoder_hidden_states']
-        text = getattr(text, 'states', text) # Our U-Net passes a `Prompt`
-        split = lambda x: x.unflatten(-1, (layer.heads,-1)).transpose(1,2)
-        q,k = split(layer.to_q(args[0])),split(layer.to_k(text)) # (n, heads, places or tokens, d)
-        shares.append((q@k.mT/q.shape[-1]**.5).softmax(-1).mean(1))
+        shares.append(attention_shares(layer, args[0], kwargs['encoder_hidden_states']))
     layers = [layer for name,layer in unet.named_modules() if name.endswith('attn2')]
     hooks = [layer.register_forward_pre_hook(watch, with_kwargs=True) for layer in layers]
     try: yield shares

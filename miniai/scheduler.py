@@ -28,6 +28,7 @@ def noise_schedule(
     "Variance of the noise that each timestep adds"
     if name=='linear': return torch.linspace(start, end, n)
     if name=='scaled_linear': return torch.linspace(start**.5, end**.5, n)**2
+    if name!='squaredcos_cap_v2': raise ValueError(f"there is no noise schedule {name!r}")
     alpha_bar = [cos((i/n+.008)/1.008*pi/2)**2 for i in range(n+1)]
     return torch.tensor([min(1 - b/a, .999) for a,b in zip(alpha_bar, alpha_bar[1:])])
 
@@ -42,6 +43,7 @@ def pred_x0_eps(
     signal,rest = alpha_bar**.5,(1-alpha_bar)**.5
     if prediction_type=='epsilon': return (x - rest*output)/signal, output
     if prediction_type=='sample': return output, (x - signal*output)/rest
+    if prediction_type!='v_prediction': raise ValueError(f"prediction_type is {prediction_type!r}")
     return signal*x - rest*output, signal*output + rest*x
 
 # %% ../nbs/06_scheduler.ipynb #d-sigma-step
@@ -119,6 +121,7 @@ def spaced_timesteps(
     "The timesteps to visit, the noisiest first"
     if spacing=='linspace': return np.linspace(0, total-1, n)[::-1]
     if spacing=='trailing': return np.arange(total, 0, -total/n)[:n].round() - 1
+    if spacing!='leading': raise ValueError(f"there is no spacing {spacing!r}")
     return np.arange(n)[::-1]*(total//n) + float(offset)
 
 # %% ../nbs/06_scheduler.ipynb #846a3e66
@@ -137,6 +140,7 @@ supported = dict( # Entries of a configuration that we take only at these values
     prediction_type=['epsilon','v_prediction','sample'],
     timestep_spacing=['leading','trailing','linspace'],
     variance_type=['fixed_small','fixed_small_log',None], solver_order=[2],
+    # Other samplers' values, such as 'deis' and 'bh1', count as the default, as in the library
     algorithm_type=['dpmsolver++','deis'], solver_type=['midpoint','bh1','bh2','logrho'],
     final_sigmas_type=['zero'], interpolation_type=['linear'], timestep_type=['discrete'],
     sigma_min=[None], sigma_max=[None], lambda_min_clipped=[float('-inf')], skip_prk_steps=[True],
@@ -252,7 +256,7 @@ def _step(self:Scheduler, output, timestep, sample, generator, eta):
     i = self._index(timestep)
     sigma,sigma_next = self._levels[i]
     x,out = (o.to(torch.promote_types(o.dtype, torch.float32)) for o in (sample, output))
-    x = self.scale_model_input(x, timestep)
+    if self.sigma_space: x = x/(sigma**2+1)**.5
     x0,eps = pred_x0_eps(x, out, 1/(sigma**2+1), self.config.prediction_type)
     target = (x0,eps)
     if self.improve: target,self._done = self.improve(self._past, x0, eps, sigma, sigma_next),i+1
@@ -294,6 +298,7 @@ def add_noise(self:Scheduler,
 @patch
 def get_velocity(self:Scheduler, sample:Tensor, noise:Tensor, timesteps:Tensor)->Tensor:
     "What a network with 'v_prediction' learns to say (Salimans & Ho 2022, appendix D)"
+    # Training takes any timestep, not only those of a run, as `_alpha_bar` does
     alpha_bar = self.alphas_cumprod[torch.as_tensor(timesteps).flatten().cpu().long()]
     alpha_bar = alpha_bar.to(noise.device).view(-1, *[1]*(noise.ndim-1))
     return (alpha_bar**.5*noise - (1-alpha_bar)**.5*sample).to(sample.dtype)
@@ -304,7 +309,7 @@ def from_config(cls:Scheduler,
     config:dict, # Of any scheduler, ours or the library's
     **changes # Entries that should be different
 )->Scheduler:
-    "A scheduler for the noise of another one"
+    "A scheduler for the noise of another one, without clipping (a default of the library's DDIM)"
     unset = config.get('_use_default_values', [])
     chosen = {k:v for k,v in config.items() if k not in unset and k[0]!='_'} | changes
     self = cls(**{k:v for k,v in chosen.items() if k in cls.defaults or k in supported})

@@ -29,9 +29,10 @@ from .core import embedded_model, progress_bar, whole_file
 from .emoji import *
 from .loop import *
 from .own import one_sentence
+from .pipeline import vae_factor
 from .placing import misplaced,named,watched
 from .unet import UNet2DConditionModel
-from .vae import AutoencoderKL, vae_factor
+from .vae import AutoencoderKL
 
 # %% ../nbs/12_training.ipynb #emoji-data
 class EmojiData(Pictures):

@@ -139,6 +139,7 @@ class SpatialTransformer(nn.Module):
         self.proj_out = project()
 
     def forward(self, x, prompt):
+        # So 1×1 convolutions work on sequences, too; no hook of `layer` runs
         project = lambda layer,x: F.linear(x, layer.weight.flatten(1), layer.bias)
         h = self.norm(x).flatten(2).transpose(1,2) # (n, pixels, channels)
         h = project(self.proj_out, self.transformer_blocks[0](project(self.proj_in, h), prompt))
@@ -217,7 +218,7 @@ class UNet2DConditionModel(Network):
         resnet_time_scale_shift='default', resnet_out_scale_factor=1, attention_type='default',
         time_embedding_type='positional', conv_in_kernel=3, conv_out_kernel=3,
         addition_embed_type_num_heads=64)
-    kept = None # The `Prompt` of the last step
+    last_prompt = None # The `Prompt` of the last step
 
     def __init__(self, **config):
         super().__init__(**config)
@@ -267,18 +268,19 @@ def add_levels(self:UNet2DConditionModel, widths, heads):
 @patch
 def prompt_of(self:UNet2DConditionModel, states, timestep):
     "`states` with the keys and values of the last step, if this step goes on with its run"
-    if torch.is_grad_enabled(): self.kept = None
-    kept,timestep,where = self.kept,timestep.max(),lambda x: (x.dtype, x.device)
-    same = kept and where(kept.states)==where(states) and torch.equal(kept.states, states)
-    if not (same and timestep<kept.timestep): kept = Prompt(states.clone())
-    kept.timestep = timestep
-    if not torch.is_grad_enabled(): self.kept = kept
-    return kept
+    prompt,self.last_prompt = self.last_prompt,None
+    if torch.is_grad_enabled(): return Prompt(states) # Training changes the weights
+    t,where = timestep.max(),lambda x: (x.dtype, x.device)
+    # Weights changed in the middle of a run go unnoticed
+    same = prompt and where(prompt.states)==where(states) and torch.equal(prompt.states, states)
+    if not (same and t<prompt.timestep): prompt = Prompt(states.clone()) # A new run
+    prompt.timestep,self.last_prompt = t,prompt
+    return prompt
 
 @patch
 def load_state_dict(self:UNet2DConditionModel, *args, **kwargs):
     "As `Network` does it; other weights make other keys and values"
-    self.kept = None
+    self.last_prompt = None
     return Network.load_state_dict(self, *args, **kwargs)
 
 # %% ../nbs/04_unet.ipynb #forward-code
@@ -289,6 +291,7 @@ def forward(self:UNet2DConditionModel,
     encoder_hidden_states:Tensor, # (n, length, width), embeddings of the prompts
     timestep_cond:Tensor=None, # (n, time_cond_proj_dim), features of the guidance scale
 )->AttrDict: # With the noise as `sample`
+    "Predict the noise in `sample`"
     t = torch.as_tensor(timestep, device=sample.device).reshape(-1) # One for all, or one each
     features = timestep_features(t, self.conv_in.out_channels).to(sample.dtype)
     temb = F.silu(self.time_embedding(features, timestep_cond))

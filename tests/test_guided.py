@@ -7,7 +7,7 @@ from miniai import guided
 from miniai.core import embedded_model
 from miniai.guided import *
 from miniai.own import StableDiffusion
-from miniai.pipeline import guidance_features
+from miniai.pipeline import Step, guidance_features, step_noise
 from miniai.progressive import signal_and_noise, to_v, trailing
 
 @pytest.fixture(scope='module')
@@ -82,6 +82,12 @@ def test_the_scale_matters(student):
 @pytest.mark.parametrize('scale', [0, 0.5, 8.5, 100])
 def test_scales_it_was_not_taught_are_refused(student, scale):
     with pytest.raises(ValueError, match=f'guidance_scale is {scale};.* from 1 to 8'): student('a cat', guidance_scale=scale)
+
+def test_each_image_can_have_its_own_scale(student):
+    x,embeddings = torch.randn(student.latent_shape(2)),student.conditions(['a cat']*2)[0]
+    ask = lambda scale: step_noise(student.unet, x, Step(0, torch.tensor(500), x, None, embeddings=embeddings, guidance_scale=scale))
+    for i,scale in enumerate([2.,7.]): assert torch.allclose(ask(torch.tensor([2.,7.]))[i], ask(scale)[i], rtol=1e-3, atol=1e-4)
+    with pytest.raises(ValueError, match='from 1 to 8'): ask(torch.tensor([2.,9.]))
 
 def test_its_input_is_that_of_diffusers():
     "Our features of the scale, in training, are what diffusers' pipelines feed"

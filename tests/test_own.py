@@ -348,6 +348,7 @@ def test_the_command_computes_on_one_thread_and_the_library_leaves_them_alone(sd
     ([], 'say what to draw'),
     (['a cat', '--num-inference-steps', 0], 'at least 1'),
     (['a cat', '--out', 'nowhere/a.png'], 'nowhere'),
+    (['a cat', '--fast', '--model', 'folder'], 'leave out --model'),
     (['a cat', '--steps', 3], 'unrecognized arguments')])
 def test_the_command_says_what_is_wrong_in_a_sentence(command, args, words, tmp_path):
     code,_,said = command(*args)
@@ -359,6 +360,11 @@ def test_the_command_says_what_is_wrong_in_a_sentence(command, args, words, tmp_
 def test_the_command_warns_of_words_unknown_or_cut_off(command):
     code,_,said = command(f'{prompt} '*20 + 'spoon', '--seed', 0, '--num-inference-steps', 1)
     assert code==0 and re.fullmatch("miniai: this small model .*never seen 'spoon'; .*\nminiai: the prompt is longer.*spoon'\n", said), said
+
+
+def test_the_command_warns_of_a_negative_prompt_that_will_be_ignored(command):
+    code,_,said = command('a cat', '--fast', '--negative-prompt', 'red', '--num-inference-steps', 1)
+    assert code==0 and said=='miniai: this U-Net has guidance built in and ignores negative prompts\n'
 
 
 def test_help_names_every_option(command):

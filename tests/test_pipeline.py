@@ -77,6 +77,7 @@ def test_the_librarys_picture_around_no_guidance(pairs, guidance_scale):
     assert difference(*both(pairs['embedded'], pairs['embedded'][0].scheduler, [prompt], ['a cat'], 5, guidance_scale=guidance_scale)) <= 1
 
 
+@pytest.mark.filterwarnings('ignore:this U-Net has guidance built in')
 @pytest.mark.parametrize('name', schedulers)
 @pytest.mark.parametrize('folder', ['embedded','masked','distilled'])
 def test_the_librarys_pictures_of_a_batch(pairs, folder, name):
@@ -121,6 +122,10 @@ def test_distilled_guidance_takes_one_evaluation_a_step(pairs, monkeypatch):
     ours(prompt, seed=0, num_inference_steps=3, guidance_scale=7.5)
     hook.remove()
     assert sizes == [1]*len(ours.scheduler.timesteps)
+
+
+def test_a_negative_prompt_that_will_be_ignored_is_said(pairs):
+    with pytest.warns(UserWarning, match='negative'): pairs['distilled'][0].conditions(prompt, 'a dog')
 
 
 # Every image its own

@@ -194,6 +194,10 @@ def test_options_that_would_change_the_picture_are_refused_by_name(name, entry, 
     for make in (lambda: cls(name)(**entry), lambda: cls(name).from_config({**sd15, **entry}), lambda: cls(name).from_pretrained(tmp_path)):
         with pytest.raises(ValueError, match=re.escape(f'{key} is {value!r}; {name}Scheduler takes')): make()
 
+@pytest.mark.parametrize('f,args', [(noise_schedule,['scaled-linear']), (pred_x0_eps,[1.,1.,.5,'eps']), (spaced_timesteps,[5,1000,'trail'])])
+def test_a_name_that_does_not_exist_is_refused(f, args):
+    with pytest.raises(ValueError, match=args[-1]): f(*args)
+
 def test_a_keyword_that_does_not_exist_is_named():
     with pytest.raises(TypeError, match='DDIMScheduler.*beta_strat'): DDIMScheduler(beta_strat=.1)
 

@@ -186,7 +186,7 @@ def test_a_run_keeps_the_keys_and_values_of_its_prompt():
     kept = []
     for t in 900,torch.tensor(600),torch.tensor([300,300]):
         assert same_as_fresh(ours, x, t, **kwargs)
-        kept.append(ours.kept)
+        kept.append(ours.last_prompt)
         kwargs = {k:v.clone() for k,v in kwargs.items()} # The pipeline concatenates two prompts anew in each step
     assert kept[0] is kept[1] is kept[2] and len(kept[0].made)==sum(name.endswith('attn2') for name,_ in ours.named_modules())
 
@@ -217,7 +217,7 @@ def test_training_between_two_samples_is_noticed():
     assert same_as_fresh(ours, x, 900, **kwargs)
     opt = torch.optim.SGD(ours.parameters(), .1)
     ours(x, 700, **kwargs).sample.square().mean().backward()
-    assert ours.kept is None
+    assert ours.last_prompt is None
     opt.step()
     assert same_as_fresh(ours, x, 500, **kwargs)
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings, strategies as st
 from PIL import Image
 from miniai.clip import to_rgb
 from miniai.core import embedded_model
-from miniai.pipeline import decode
+from miniai.pipeline import decode, vae_factor
 from miniai.random import WichmannHill
 from miniai.vae import *
 
