@@ -101,13 +101,13 @@ class CLIPNetwork(Network):
     settings = dict(hidden_size=512, intermediate_size=2048, num_hidden_layers=12,
         num_attention_heads=8, hidden_act='quick_gelu', layer_norm_eps=1e-5, projection_dim=512)
     fixed = dict(attention_dropout=0.)
-    notes = """architectures model_type dtype torch_dtype transformers_version id2label label2id
+    ignored = """architectures model_type dtype torch_dtype transformers_version id2label label2id
         initializer_range initializer_factor return_dict tie_word_embeddings max_length num_beams
         num_beam_groups num_return_sequences length_penalty repetition_penalty temperature top_k
         top_p typical_p""".split()
 
     def __init__(self, **config):
-        super().__init__(**{k:v for k,v in config.items() if k not in self.notes})
+        super().__init__(**{k:v for k,v in config.items() if k not in self.ignored})
 
     def renamed(self, weights): # Some files number the positions
         return {k:v for k,v in weights.items() if not k.endswith('position_ids')}
@@ -167,8 +167,8 @@ class CLIPVisionEmbeddings(nn.Module):
 
     def forward(self, pixels):
         patches = self.patch_embedding(pixels).flatten(2).transpose(1, 2) # (n, patches, width)
-        whole = self.class_embedding.expand(len(pixels), 1, -1)
-        return torch.cat([whole,patches], 1) + self.position_embedding.weight
+        picture = self.class_embedding.expand(len(pixels), 1, -1)
+        return torch.cat([picture,patches], 1) + self.position_embedding.weight
 
 # %% ../nbs/03_clip.ipynb #vision-model
 class CLIPVisionModel(CLIPNetwork):
@@ -258,8 +258,8 @@ def preprocess(
     image = to_rgb(image)
     if config['do_resize']:
         size,(w,h) = as_dict(config['size'], shortest_edge=config['size']),image.size
-        scale = size.get('shortest_edge', 0)/min(w, h)
-        width,height = size.get('width') or int(w*scale),size.get('height') or int(h*scale)
+        fit = lambda side: int(size['shortest_edge']*side/min(w, h))
+        width,height = size.get('width') or fit(w),size.get('height') or fit(h)
         image = image.resize((width,height), config['resample'])
     if config['do_center_crop']:
         size = as_dict(config['crop_size'], height=config['crop_size'], width=config['crop_size'])
@@ -284,8 +284,8 @@ class CLIP:
     def __init__(self,
         model, # A `CLIPModel`
         tokenizer, # Texts to ids
-        config:dict, # What `preprocessor_config.json` says
-    ): self.model,self.tokenizer,self.config = model.eval(),tokenizer,config
+        preprocessing:dict, # What `preprocessor_config.json` says
+    ): self.model,self.tokenizer,self.preprocessing = model.eval(),tokenizer,preprocessing
 
     @torch.no_grad()
     def text_features(self,
@@ -303,7 +303,7 @@ def image_features(self:CLIP,
     batch_size:int=64, # Pictures looked at together
 )->Tensor: # (n, d), vectors of length 1
     "Where pictures lie in the shared space"
-    pixels = torch.stack([preprocess(image, self.config) for image in picture_list(images)])
+    pixels = torch.stack([preprocess(image, self.preprocessing) for image in picture_list(images)])
     batches = pixels.to(self.model.device, self.model.dtype).split(batch_size)
     found = [self.model.get_image_features(x).pooler_output for x in batches]
     return F.normalize(torch.cat(found), dim=-1)

@@ -36,7 +36,7 @@ import miniai
 # %% ../nbs/00_core.ipynb #5ede03b5
 def to_image(
     x:Image.Image|Tensor|np.ndarray, # A picture; tensors have channels first, arrays have them last
-)->Image.Image: # `L`, `RGB` or `RGBA`
+)->Image.Image: # `L`, `RGB` or `RGBA`; a PIL image as it is
     "A PIL image from floats in [0,1] (clipped), uint8 or uint16, with 1, 3 or 4 channels or none"
     if isinstance(x, Image.Image): return x
     if isinstance(x, Tensor):
@@ -45,6 +45,7 @@ def to_image(
         if x.ndim==3: x = x.transpose(1,2,0)
     elif not isinstance(x, np.ndarray):
         raise TypeError(f"a picture is a PIL image, a tensor or an array, not {type(x).__name__}")
+    if x.ndim==4: raise ValueError(f"{x.shape} is a batch of pictures: `show_images` shows them")
     if x.ndim==3 and x.shape[-1]==1: x = x[...,0]
     if x.ndim not in (2,3) or x.ndim==3 and x.shape[-1] not in (3,4):
         raise ValueError(f"a picture has 1, 3 or 4 channels; this one, channels last, is {x.shape}")
@@ -97,6 +98,7 @@ def show_images(
 ):
     "Show pictures in a grid, row by row"
     ims = [to_image(im) for im in ims]
+    if not ims: raise ValueError("there are no pictures to show")
     titles = [None]*len(ims) if titles is None else list(titles)
     if len(titles)!=len(ims): raise ValueError(f"{len(ims)} pictures, but {len(titles)} titles")
     ncols = ncols or min(len(ims), 8)
@@ -130,9 +132,8 @@ def show_strip(
 ):
     "Show how a picture changes: evenly spaced moments in one row, the first and the last included"
     ims = list(ims)
-    shown = spaced(zip(ims, [None]*len(ims) if titles is None else titles), n)
-    pictures,titles = zip(*shown)
-    show_images(pictures, titles, ncols=len(shown), size=size)
+    shown = spaced(zip(ims, [None]*len(ims) if titles is None else titles, strict=True), n)
+    show_images([im for im,_ in shown], [t for _,t in shown], ncols=len(shown), size=size)
 
 # %% ../nbs/00_core.ipynb #f9ce9884
 def show_heatmap(
@@ -194,8 +195,8 @@ def image_path(
 )->Path: # The same
     "A place where a picture can be written, checked before the work is done"
     path = Path(path)
-    if path.suffix.lower() not in Image.registered_extensions():
-        raise ValueError(f"no picture format is called {path.suffix!r}: end the file name "
+    if Image.registered_extensions().get(path.suffix.lower()) not in Image.SAVE:
+        raise ValueError(f"no picture can be saved as {path.suffix!r}: end the file name "
             f"{path.name!r} with .png, for example")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"there is no folder {str(path.parent)!r} for {path.name!r}")
@@ -267,19 +268,25 @@ hub_model = 'stable-diffusion-v1-5/stable-diffusion-v1-5'
 
 # %% ../nbs/00_core.ipynb #quiet-it
 for name in 'transformers','diffusers':
-    os.environ.setdefault(f'{name.upper()}_VERBOSITY', 'error') # For when it's imported
-    if name in sys.modules: sys.modules[name].utils.logging.set_verbosity_error()
+    level = os.environ.setdefault(f'{name.upper()}_VERBOSITY', 'error') # For when it's imported
+    if name in sys.modules and level=='error':
+        sys.modules[name].utils.logging.set_verbosity_error()
 
 @contextmanager
 def quiet():
     "Keep diffusers and transformers from drawing progress bars while they load"
     from diffusers.utils import logging as diffusers_bars
+    from huggingface_hub import utils as hub
     from transformers.utils import logging as bars
-    shown = bars.is_progress_bar_enabled()
-    for library in bars,diffusers_bars: library.disable_progress_bar()
+    shown = [library for library in (bars,diffusers_bars) if library.is_progress_bar_enabled()]
+    off = hub.are_progress_bars_disabled()
+    restore_hub = hub.disable_progress_bars if off else hub.enable_progress_bars
+    for library in shown: library.disable_progress_bar()
+    restore_hub() # transformers switches the bars of downloads along with its own
     try: yield
     finally:
-        if shown: bars.enable_progress_bar()
+        for library in shown: library.enable_progress_bar()
+        restore_hub()
 
 # %% ../nbs/00_core.ipynb #network-class
 class Network(nn.Module):
@@ -291,10 +298,11 @@ class Network(nn.Module):
         super().__init__()
         known = self.fixed | self.settings
         for name,value in config.items():
-            unknown = name not in known and name[0]!='_' and value # Off is None, False, 0 or empty
-            if unknown or value!=self.fixed.get(name, value):
-                only = '' if unknown else f", only {self.fixed[name]!r}"
-                raise ValueError(f"{type(self).__name__} doesn't implement {name}={value!r}{only}")
+            refused = f"{type(self).__name__} doesn't implement {name}={value!r}"
+            if name in self.fixed and value!=self.fixed[name]:
+                raise ValueError(f"{refused}, only {self.fixed[name]!r}")
+            if name not in known and name[0]!='_' and value: # Off is None, False, 0 or empty
+                raise ValueError(refused)
         self.config = AttrDict(known | config)
 
     device = property(lambda self: next(self.parameters()).device)
@@ -408,7 +416,7 @@ def number(
 )->float: # `value`
     "`value`, if it's a finite number in that range"
     if isinstance(value, Real) and isfinite(value) and at_least<=value<=at_most: return value
-    limits = f" from {at_least:g} to {at_most:g}" if at_most<inf else ''
+    limits = f" from {at_least:g} to {at_most:g}" if (at_least,at_most)!=(-inf,inf) else ''
     raise (ValueError if isinstance(value, Real) else TypeError)(
         f"{name} is {value!r}; it must be a finite number{limits}")
 
@@ -462,6 +470,8 @@ def generators(
     n:int=1, # Images
 ): # What `draw_noise` takes
     "A generator for each image: from `seed` on, from a list of seeds, or those that are given"
+    if isinstance(generator, Integral):
+        raise TypeError(f"generator is {generator}, not a torch.Generator: give seed={generator}")
     if seed is None: found = generator
     elif generator is not None: raise ValueError("give a seed or a generator, not one of each")
     else:
@@ -477,9 +487,10 @@ def draw_noise(
     generator=None, # See `generators`; None is PyTorch's own state
 )->Tensor: # float32, of variance one
     "Standard normal noise, drawn where its generator lives; each image has its own in a list"
-    if isinstance(generator, list) and len(generator)==1: generator = generator[0]
-    if isinstance(generator, list):
-        return torch.cat([draw_noise((1,*shape[1:]), g) for g in generator])
+    if isinstance(generator, (list,tuple)):
+        if len(generator)==1: return draw_noise(shape, generator[0])
+        each = one_or_n(generator, shape[0], 'generators')
+        return torch.cat([draw_noise((1,*shape[1:]), g) for g in each])
     if hasattr(generator, 'randn'): return torch.as_tensor(generator.randn(*shape)).float()
     return torch.randn(shape, generator=generator, device=generator.device if generator else 'cpu')
 

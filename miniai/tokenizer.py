@@ -49,7 +49,7 @@ def normalize(
 )->str: # NFC, single spaces, lowercase
     "Text as CLIP reads it"
     text = regex.sub(r'\s+', ' ', unicodedata.normalize('NFC', text))
-    return text.replace('Σ', 'σ').lower()
+    return text.replace('Σ', 'σ').lower() # Python alone makes a ς of Σ at the end of a word
 
 # %% ../nbs/02_tokenizer.ipynb #98165db0
 word_pattern = regex.compile(r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+")
@@ -133,13 +133,13 @@ class BPETokenizer:
         self.model_max_length = model_max_length
         self.bos_token,self.eos_token,self.unk_token,self.pad_token = roles = (
             bos_token,eos_token,unk_token,pad_token)
-        self.special = sorted({*roles, *special}, key=len, reverse=True)
+        self.special = [*dict.fromkeys([*roles, *special])]
         for token in self.special: self.vocab.setdefault(token, len(self.vocab))
         self.bos_token_id,self.eos_token_id,self.unk_token_id,self.pad_token_id = map(
             self.vocab.get, roles)
         self.added_tokens_encoder = {t:self.vocab[t] for t in self.special} # diffusers asks for it
         self.tokens,self._known = {i:t for t,i in self.vocab.items()},{}
-        self._find = regex.compile(f"({'|'.join(map(regex.escape, self.special))})")
+        self._find = regex.compile(r'(\L<special>)', special=self.special) # The longest that fits
 
 # %% ../nbs/02_tokenizer.ipynb #len-cell
 @patch
@@ -189,7 +189,9 @@ def __call__(self:BPETokenizer,
     n = max_length or self.model_max_length
     rows = [self.encode(o) for o in ([text] if isinstance(text, str) else text)]
     if truncation: rows = [row if len(row)<=n else row[:n-1]+row[-1:] for row in rows]
-    length = {'max_length':n, False:0}.get(padding, max(map(len, rows)))
+    if padding not in (False,True,'longest','max_length'):
+        raise ValueError(f"padding is False, True, 'longest' or 'max_length', not {padding!r}")
+    length = n if padding=='max_length' else max(map(len, rows)) if padding else 0
     ids = [row + [self.pad_token_id]*(length-len(row)) for row in rows]
     batch = dict(input_ids=ids, attention_mask=[[1]*len(o) + [0]*(length-len(o)) for o in rows])
     if return_tensors=='pt': return TokenBatch({k:torch.tensor(v) for k,v in batch.items()})
@@ -232,17 +234,18 @@ def from_pretrained(cls:BPETokenizer,
     folder = Path(folder)/(subfolder or '')
     read = lambda name: json.loads((folder/name).read_text('utf-8'))
     there = lambda name: (folder/name).is_file()
-    if there('tokenizer.json') and not there('vocab.json'): # transformers saves so since version 5
-        model = read('tokenizer.json')['model']
-        vocab,lines = model['vocab'],[o if isinstance(o, str) else ' '.join(o) for o in model['merges']]
-    else: vocab,lines = read('vocab.json'),(folder/'merges.txt').read_text('utf-8').split('\n')
+    text = lambda token: token['content'] if isinstance(token, dict) else token
     config = read('tokenizer_config.json')
-    text = lambda token: token if isinstance(token, str) else token['content']
-    roles = {k:text(config[k]) for k in token_roles if k in config}
-    special = map(text, config.get('added_tokens_decoder', {}).values())
-    merges = [line.split(' ') for line in lines if line and not line.startswith('#version')]
-    length = config.get('model_max_length', 77)
-    return cls(vocab, merges, model_max_length=length, special=special, **roles)
+    added = {text(t):int(i) for i,t in config.get('added_tokens_decoder', {}).items()}
+    if not added and there('special_tokens_map.json'): config |= read('special_tokens_map.json')
+    if there('tokenizer.json') and not there('vocab.json'): # transformers saves so since version 5
+        saved = read('tokenizer.json')
+        vocab,lines = saved['model']['vocab'],saved['model']['merges']
+        added |= {token['content']:token['id'] for token in saved['added_tokens']}
+    else: vocab,lines = read('vocab.json'),(folder/'merges.txt').read_text('utf-8').split('\n')
+    merges = [o.split(' ') if isinstance(o, str) else o for o in lines if o and o[:8]!='#version']
+    options = {k:text(config[k]) for k in ('model_max_length',*token_roles) if k in config}
+    return cls(vocab|added, merges, special=added, **options)
 
 # %% ../nbs/02_tokenizer.ipynb #7f0ba9ba
 @patch
@@ -251,7 +254,8 @@ def save_pretrained(self:BPETokenizer,
 ):
     "Save in CLIP's format, which `from_pretrained` and the library's tokenizer read"
     config = {k:getattr(self, k) for k in ('model_max_length', *token_roles)}
-    config['tokenizer_class'] = 'CLIPTokenizer'
+    listed = {self.vocab[t]:dict(content=t, special=True) for t in self.special}
+    config |= dict(tokenizer_class='CLIPTokenizer', added_tokens_decoder=listed)
     merges = '\n'.join(['#version: 0.2', *map(' '.join, self.ranks)]) + '\n'
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

@@ -276,6 +276,13 @@ def test_preprocessing_is_that_of_transformers(w, h, size, crop, resample, mode,
     theirs = CLIPImageProcessor(**config)(image, return_tensors='pt').pixel_values[0]
     assert close(preprocess(image, config), theirs)
 
+@pytest.mark.parametrize('w,h,side', [(98,120,64), (428,500,224), (207,414,224)])
+def test_no_side_is_a_pixel_short(w, h, side):
+    "Rounding: int(428*(224/428)) is 223"
+    config = dict(size=side, do_center_crop=False, resample=3, image_mean=[.48,.46,.41], image_std=[.27,.26,.28])
+    theirs = CLIPImageProcessor(**config)(photo((w,h)), return_tensors='pt').pixel_values[0]
+    assert close(preprocess(photo((w,h)), config), theirs)
+
 def test_preprocessing_by_default_is_openai_s():
     theirs = CLIPImageProcessor()
     config = dict(image_mean=list(theirs.image_mean), image_std=list(theirs.image_std))

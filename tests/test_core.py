@@ -1,11 +1,14 @@
 "What `miniai.core` promises beyond its notebook"
-import linecache
+import itertools, linecache, os, subprocess, sys
 from pathlib import Path
 
 import matplotlib; matplotlib.use('Agg')
 import matplotlib.pyplot as plt, numpy as np, pytest, torch
+from diffusers.utils import logging as diffusers_bars
+from huggingface_hub import utils as hub
 from hypothesis import given, settings, strategies as st
 from PIL import Image
+from transformers.utils import logging as bars
 
 from miniai.core import *
 
@@ -39,6 +42,13 @@ def test_gradients_and_half_precision_do_not_matter():
 @pytest.mark.parametrize('shape', [(2,8,8), (5,8,8), (1,3,8,8), (8,)])
 def test_other_shapes_are_named(shape):
     with pytest.raises(ValueError, match=str(shape[-1])): to_image(torch.rand(*shape))
+
+
+def test_no_pictures_and_titles_too_few_are_refused():
+    with pytest.raises(ValueError, match='no pictures'): show_images([])
+    with pytest.raises(ValueError, match='no pictures'): show_strip([])
+    with pytest.raises(ValueError, match='shorter'): show_strip(torch.rand(10,8,8), 'abc')
+    with pytest.raises(ValueError, match='show_images'): to_image(torch.rand(2,3,8,8))
 
 
 def shown(): return [ax for ax in plt.gcf().axes if ax.images]
@@ -89,6 +99,32 @@ def test_half_blocks_hold_the_colours():
 def test_progress_is_silent_when_nobody_watches(capfd):
     assert list(progress_bar(range(3))) == [0,1,2]
     assert capfd.readouterr().err == ''
+
+
+@pytest.mark.parametrize('on', [*itertools.product([False,True], repeat=3)])
+def test_loading_quietly_changes_no_bar_for_good_and_none_of_a_download(on):
+    state = lambda: (bars.is_progress_bar_enabled(), diffusers_bars.is_progress_bar_enabled(), not hub.are_progress_bars_disabled())
+    def switch(ours, theirs, downloads):
+        for library,value in (bars,ours),(diffusers_bars,theirs): (library.enable_progress_bar if value else library.disable_progress_bar)()
+        (hub.enable_progress_bars if downloads else hub.disable_progress_bars)()
+    before = state()
+    try:
+        switch(*on)
+        with quiet(): assert state() == (False,False,on[2])
+        assert state() == on
+    finally: switch(*before)
+
+
+def test_warnings_that_somebody_asked_for_stay():
+    run = lambda **env: subprocess.run([sys.executable, '-c', "import transformers, miniai.core; print(transformers.logging.get_verbosity())"],
+        env={k:v for k,v in os.environ.items() if not k.endswith('_VERBOSITY')} | env, text=True, capture_output=True, check=True).stdout.strip()
+    assert (run(), run(TRANSFORMERS_VERBOSITY='info')) == ('40','20')
+
+
+def test_each_picture_has_its_generator():
+    seeded = lambda: [torch.Generator().manual_seed(i) for i in range(2)]
+    assert torch.equal(draw_noise((2,4,8,8), tuple(seeded())), draw_noise((2,4,8,8), seeded()))
+    with pytest.raises(ValueError, match='2 generators for 1'): draw_noise((1,4,8,8), seeded())
 
 
 def test_precision_follows_the_device():

@@ -27,14 +27,23 @@ sd15 = dict(bos_token=old_style('<|startoftext|>'), eos_token=old_style('<|endof
 sd21 = {**sd15, 'pad_token':'!'}
 names = dict(bos_token='<|startoftext|>', eos_token='<|endoftext|>', unk_token='<|endoftext|>', pad_token='!')
 ids = json.loads((embedded/'vocab.json').read_text(encoding='utf-8'))
-listed = {str(ids[t]): dict(content=t, special=True, **{**written, 'normalized':False}) for t in ('!','<|startoftext|>','<|endoftext|>')}
+as_listed = lambda *texts: {str(ids.get(t, len(ids)+i)): dict(content=t, special=True, **{**written, 'normalized':False}) for i,t in enumerate(texts)}
+listed = as_listed('!', '<|startoftext|>', '<|endoftext|>')
+added = {**sd15, 'pad_token':'<|endoftext|>', 'added_tokens_decoder':as_listed('<a>', '<longer>', '<b>', '<|startoftext|>', '<|endoftext|>')}
 
-def embedded_with(folder, config):
+def embedded_with(folder, config, **changed):
     "The embedded vocabulary with another configuration"
     folder.mkdir()
     for name in 'vocab.json','merges.txt': shutil.copy(embedded/name, folder)
     (folder/'tokenizer_config.json').write_text(json.dumps(config))
-    (folder/'special_tokens_map.json').write_text(json.dumps({k:config[k] for k in names}))
+    (folder/'special_tokens_map.json').write_text(json.dumps({k:config[k] for k in names} | changed))
+    return folder
+
+def in_one_file(folder):
+    "Saved by transformers 5, with tokens added"
+    theirs = CLIPTokenizer.from_pretrained(embedded)
+    theirs.add_tokens(['<a>','<longer>','<b>'], special_tokens=True)
+    theirs.save_pretrained(folder)
     return folder
 
 makers = dict(
@@ -42,6 +51,9 @@ makers = dict(
     other=lambda folder: train_bpe(other_texts, 700).save_pretrained(folder) or folder,
     sd15=lambda folder: embedded_with(folder, sd15),
     sd21=lambda folder: embedded_with(folder, sd21),
+    mapped=lambda folder: embedded_with(folder, sd15, pad_token='!'),
+    added=lambda folder: embedded_with(folder, added, pad_token='!'),
+    in_one_file=in_one_file,
     listed=lambda folder: embedded_with(folder, {**names, 'added_tokens_decoder':listed, 'model_max_length':20}))
 own = os.environ.get('MINIAI_MODEL')
 if own and Path(own).is_dir(): makers['own'] = lambda folder: Path(own)/'tokenizer'
@@ -62,7 +74,7 @@ def newer_mark(c): return unicodedata.combining(c) and unicodedata.ucd_3_2_0.cat
 
 known = [c for c in map(chr, range(sys.maxunicode+1)) if unicodedata.category(c) not in ('Cn','Cs') and not newer_mark(c)]
 tricky = ["'s", "'T", "'re", "’s", "'", "it's", "THEY'VE", "2026", "½", "!", "!!", "...", "-", "t-shirt", "castle", "Castles", "a", "drawing of", "</w>",
-          "<|endoftext|>", "<|startoftext|>", "<|", "|>", " ", "  ", "\t", "\r\n", "\x00", "\x1c\x1d\x1e\x1f", "\x85", "\xa0", "\u200b", "\u2028", "\u3000",
+          "<|endoftext|>", "<|startoftext|>", "<|", "|>", "<a>", "<b> <longer>", " ", "  ", "\t", "\r\n", "\x00", "\x1c\x1d\x1e\x1f", "\x85", "\xa0", "\u200b", "\u2028", "\u3000",
           "\ufeff", "\u180e", "\xad", "\u202e", "e\u0301", "é", "Σ", "ΟΔΟΣ", "ς", "İ", "ı", "ß", "ẞ", "ſ", "Ω", "K", "Å", "ﬁ", "가", "각", "ᄀ", "ᅡ", "ᆨ",
           "\u0344", "\u0f73", "क़", "\u0338=", "≠", "👢", "👩‍👩‍👧‍👦", "👍🏽", "🇩🇪", "🏴󠁧󠁢󠁳󠁣󠁴󠁿", "#️⃣", "שלום", "مرحبا", "नमस्ते", "สวัสดี", "日本語", "한국어", "\U0010ffff", "\ue000", "\ufffd"]
 pieces = st.one_of(st.sampled_from(tricky), st.text(st.sampled_from(known), max_size=3), st.text(st.sampled_from([c for c in known if unicodedata.combining(c)]), max_size=4),
@@ -110,6 +122,7 @@ def test_padding_and_truncation(vocabularies):
             assert dict(found) == dict(expected) and found.input_ids is found['input_ids'], (text, kwargs)
     call = dict(padding='max_length', truncation=True, max_length=9, return_tensors='pt')
     for k,v in theirs(batches[3], **call).items(): assert torch.equal(ours(batches[3], **call)[k], v)
+    with pytest.raises(ValueError, match='max_len'): ours('a cat', padding='max_len')
 
 def test_lengths_ids_and_names_of_special_tokens(pair):
     theirs,ours = pair
@@ -198,8 +211,14 @@ def test_saved_and_loaded_it_is_the_same(pair, tmp_path):
         assert again(tricky + other_texts).input_ids == ours(tricky + other_texts).input_ids
         assert again.pad_token_id == ours.pad_token_id and again.model_max_length == ours.model_max_length
 
+def test_tokens_of_ones_own_are_saved(tmp_path):
+    ours = BPETokenizer(json.loads((embedded/'vocab.json').read_text(encoding='utf-8')), [], special=['<cat-toy>','<longer-one>'])
+    ours.save_pretrained(tmp_path)
+    assert ours.encode('<cat-toy>')[1:-1] == [len(ids)]
+    for again in BPETokenizer,CLIPTokenizer: assert again.from_pretrained(tmp_path)('a <cat-toy> <longer-one>').input_ids == ours.encode('a <cat-toy> <longer-one>')
+
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match='vocab.json'): BPETokenizer.from_pretrained(tmp_path)
+    with pytest.raises(FileNotFoundError, match='tokenizer_config.json'): BPETokenizer.from_pretrained(tmp_path)
 
 
 # ---- the picture
