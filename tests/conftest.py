@@ -6,8 +6,8 @@ if other_machine.wanted(): other_machine.start()
 def pytest_configure(config): config.addinivalue_line('markers', 'this_machine(why): not on the pretended other machine; see other_machine.reasons')
 
 def pytest_collection_modifyitems(items):
-    "Notebooks first, since they take longest; on the other machine without what cannot hold there"
-    items.sort(key=lambda item: item.path.stem not in ('test_elsewhere','test_other_model','test_browser'))
+    "What takes longest first; on the other machine without what cannot hold there"
+    items.sort(key=lambda item: item.path.stem not in ('test_device','test_elsewhere','test_other_model','test_browser'))
     if other_machine.wanted(): other_machine.skip_what_cannot_hold(items)
 
 @pytest.fixture(autouse=True)
@@ -36,6 +36,14 @@ def tiny(folders):
     sd = StableDiffusion.from_pretrained(folders['sd15'], device='cpu')
     sd.scheduler = DDIMScheduler.from_config(sd.scheduler.config)
     return sd
+
+@pytest.fixture(scope='session')
+def libraries(folders):
+    "The library's pipeline for each folder; copy one before changing it"
+    from diffusers import StableDiffusionPipeline
+    found = {name: StableDiffusionPipeline.from_pretrained(folder, safety_checker=None) for name,folder in folders.items()}
+    for library in found.values(): library.set_progress_bar_config(disable=True)
+    return found
 
 @pytest.fixture(autouse=True)
 def same_parts(request):

@@ -31,6 +31,14 @@ load = StableDiffusion.from_pretrained
 sd,full,cpu = load(),load(dtype=torch.float32),load(device='cpu')
 pytestmark = pytest.mark.filterwarnings("error:the VAE overflowed")
 
+@pytest.fixture(scope='session')
+def small(folders):
+    "A tiny model in half and in single precision, and on the CPU: on which device a tensor is doesn't depend on weights"
+    return [load(folders['sd15'], **how) for how in ({}, dict(dtype=torch.float32), dict(device='cpu'))]
+
+@pytest.fixture
+def tiny(small): return small[0]
+
 def pixels(images):
     "Pictures as one array; there is something in each of them"
     x = np.stack([np.asarray(im, dtype=float) for im in images])
@@ -47,26 +55,27 @@ def test_mistakes_are_noticed():
     assert (x + torch.tensor(1.)).tolist()==[2,2] and x[torch.tensor([0])].cpu().equal(here[:1])
 
 @pytest.mark.parametrize('name', [*schedulers, *others])
-def test_the_pipeline_draws_what_it_draws_on_the_cpu(name):
+def test_the_pipeline_draws_what_it_draws_on_the_cpu(small, name):
+    half,full,cpu = small
     draw = lambda sd: pixels(with_parts(sd, scheduler={**schedulers,**others}[name].from_config(sd.scheduler.config))(prompt, seed=0, **quick))
     assert np.abs(draw(full) - draw(cpu)).max()<=1
-    draw(sd)
+    draw(half)
 
-def test_pictures_of_pictures():
+def test_pictures_of_pictures(tiny):
     half = np.arange(64*64).reshape(64,64)>64*32
-    pixels(image_to_image(sd, prompt, pictures[:2], seed=0, **quick))
-    pixels(inpaint(sd, prompt, pictures[0], half, seed=0, **quick))
-    pixels(interpolate(sd, [prompt,'a cat'], [0,1], 3, **quick))
-    noise = invert(sd, pictures[0], prompt, num_inference_steps=2)
+    pixels(image_to_image(tiny, prompt, pictures[:2], seed=0, **quick))
+    pixels(inpaint(tiny, prompt, pictures[0], half, seed=0, **quick))
+    pixels(interpolate(tiny, [prompt,'a cat'], [0,1], 3, **quick))
+    noise = invert(tiny, pictures[0], prompt, num_inference_steps=2)
     assert noise.device.type==device
-    pixels(sd(prompt, latents=noise, **quick))
+    pixels(tiny(prompt, latents=noise, **quick))
 
-def test_callbacks():
-    callbacks = [EarlyStop(), GuidanceSchedule(lambda done: 3.), Preview(sd.vae, show=to_image), Record()]
-    pixels(with_parts(sd, scheduler=schedulers['DDIM'].from_config(sd.scheduler.config), callbacks=callbacks)(prompt, seed=0, **quick))
+def test_callbacks(tiny):
+    callbacks = [EarlyStop(), GuidanceSchedule(lambda done: 3.), Preview(tiny.vae, show=to_image), Record()]
+    pixels(with_parts(tiny, scheduler=schedulers['DDIM'].from_config(tiny.scheduler.config), callbacks=callbacks)(prompt, seed=0, **quick))
 
-def test_explore():
-    explorer = explore(sd, prompt, num_inference_steps=2)
+def test_explore(tiny):
+    explorer = explore(tiny, prompt, num_inference_steps=2)
     assert explorer.status.value=='done'
     pixels([explorer.image])
 
@@ -100,7 +109,7 @@ def test_similarity():
     show_heatmap(torch.ones(2,2, device=device, dtype=torch.bfloat16))
 
 def test_evaluation():
-    result = evaluation.evaluate(sd, evaluation.load_clip(embedded_model()), n=2, guidance=(2.,), num_inference_steps=2)
+    result = evaluation.evaluate(sd, evaluation.load_clip(embedded_model()), n=2, guidance=(2.,), num_inference_steps=1)
     assert result['psnr']>0 and result['columns']['drawn, held out']['counts']['single object'][1]==2
     assert evaluation.background_color(x.to(device)).equal(evaluation.background_color(x))
     assert silhouette(x.to(device)).cpu().equal(silhouette(x))
@@ -115,8 +124,8 @@ def test_training(name):
     assert loss.model.device.type==device and step.loss.isfinite()
 
 @pytest.mark.parametrize('where', ['cpu',device])
-def test_training_stays_where_the_networks_are(where):
-    teacher = load(device=where, dtype=torch.float32)
+def test_training_stays_where_the_networks_are(folders, where):
+    teacher = load(folders['sd15'], device=where, dtype=torch.float32)
     image_to_image(teacher, prompt, pictures[0], **quick) # Leaves the scheduler's tables where the networks are
     signal_and_noise(teacher.scheduler, torch.tensor([5,-1]))
     for kind,new in (CopyLoss,new_student),(ProgressiveLoss,new_student),(GuidedLoss,told_student),(GuidedProgressiveLoss,told_student):
@@ -126,7 +135,7 @@ def test_training_stays_where_the_networks_are(where):
         assert step.loss.isfinite() and student.unet.device.type==where
         pixels(student(prompt, seed=0, **quick))
 
-def test_imagic():
-    imagic = Imagic(sd, pictures[0], 'a green castle', small_recipe._replace(embedding_steps=1, unet_steps=2, batch_size=2, num_inference_steps=2)).fit(progress=False)
+def test_imagic(tiny):
+    imagic = Imagic(tiny, pictures[0], 'a green castle', small_recipe._replace(embedding_steps=1, unet_steps=2, batch_size=2, num_inference_steps=2)).fit(progress=False)
     pixels(imagic.edit([.5,1.], progress=False))
     pixels(imagic.edit(1., seed=[0,1], progress=False))

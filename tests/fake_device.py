@@ -30,30 +30,31 @@ class FakeTensor(torch.Tensor):
     @classmethod
     def __torch_dispatch__(cls, func, types, args=(), kwargs=None): return _run(func, args, kwargs or {})
 
-def _check(func, op, args, kwargs):
+def _check(func, op, args, leaves):
     "Complain as CUDA does of a tensor or a generator of the CPU among others"
-    if any(isinstance(o, torch.Generator) and o.device.type=='cpu' for o in tree_leaves((args,kwargs))):
+    if any(isinstance(o, torch.Generator) and o.device.type=='cpu' for o in leaves):
         raise RuntimeError(f"Expected a '{name}' device type for generator but found 'cpu'")
     if op in crossing: return
-    if op in indexing: args = (args[0],*args[2:3])
+    if op in indexing: leaves = tree_leaves((args[0],*args[2:3]))
     number = op in lenient or torch.Tag.pointwise in func.tags
-    for o in tree_leaves((args,kwargs)):
+    for o in leaves:
         if isinstance(o, torch.Tensor) and not isinstance(o, FakeTensor) and not (number and o.ndim==0):
             raise RuntimeError(f"Expected all tensors to be on the same device, but found at least two devices, {name}:0 and cpu! ({func})")
 
 def _compute(func, op, args, kwargs):
     "What `func` gives on the CPU; what is slow there in half precision goes through float32"
+    if op not in heavy: return func(*args, **kwargs)
     kinds = {o.dtype for o in tree_leaves((args,kwargs)) if isinstance(o, torch.Tensor) and o.is_floating_point()}
-    if op not in heavy or kinds not in ({torch.float16},{torch.bfloat16}): return func(*args, **kwargs)
+    if kinds not in ({torch.float16},{torch.bfloat16}): return func(*args, **kwargs)
     cast = lambda o,kind: tree_map_only(torch.Tensor, lambda t: t.to(kind) if t.is_floating_point() else t, o)
     return cast(func(*cast(args, torch.float32), **cast(kwargs, torch.float32)), *kinds)
 
 def _run(func, args, kwargs):
     "Carry out an operation of PyTorch in which a tensor of the accelerator takes part"
-    op,device = func.overloadpacket.__name__,kwargs.get('device')
+    op,device,leaves = func.overloadpacket.__name__,kwargs.get('device'),tree_leaves((args,kwargs))
     if op=='_fused_sdp_choice': return 0
-    _check(func, op, args, kwargs)
-    fakes = {id(o.raw):o for o in tree_leaves((args,kwargs)) if isinstance(o, FakeTensor)}
+    _check(func, op, args, leaves)
+    fakes = {id(o.raw):o for o in leaves if isinstance(o, FakeTensor)}
     plain = lambda o: tree_map(lambda t: t.raw if isinstance(t, FakeTensor) else t, o)
     out = _compute(func, op, plain(args), plain(kwargs if device is None else {**kwargs, 'device':torch.device('cpu')}))
     to_cpu = torch.device(device).type=='cpu' if device is not None else op in crossing and not isinstance(args[0], FakeTensor)

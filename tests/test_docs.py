@@ -10,6 +10,7 @@ from urllib.parse import unquote
 import nbformat, pytest, yaml
 from IPython.core.inputtransformer2 import TransformerManager
 from running import built_once
+from test_packaging import tracked
 
 root = Path(__file__).parent.parent
 nbs = root/'nbs'
@@ -36,9 +37,6 @@ def exports(nb):
     name = re.search(r'^#\| default_exp (\w+)', '\n'.join(c.source for c in code(nb)), re.M)
     return name and import_module(f'miniai.{name[1]}')
 def no_code(text): return re.sub(r'```.*?```|`[^`\n]*`', '', text, flags=re.S)
-def tracked(*names):
-    if not (root/'.git').exists(): pytest.skip('this is no git clone')
-    return subprocess.run(['git', 'ls-files', *names], cwd=root, text=True, capture_output=True, check=True).stdout.splitlines()
 
 def nbdev3_settings():
     "What nbdev 3 would read, were the metadata in pyproject.toml"
@@ -131,10 +129,6 @@ def test_it_has_a_title_a_description_and_an_address(path, source, nb):
     front = yaml.safe_load(front.strip().strip('-'))
     title, description = re.match(r'# (.+)\n+> (.+)', source.cells[0].source).groups()
     assert front == {'title': title, 'description': description, 'output-file': page(path)}
-
-def test_no_text_goes_with_the_title(source):
-    "nbdev makes the front matter of the first cell, and drops whatever else that cell says"
-    assert re.fullmatch(r'# .+\n+> .+\s*', source.cells[0].source)
 
 def test_a_cell_that_imports_does_nothing_else(path):
     "nbdev runs every cell with an import in it, and those alone: what else it does would run without the cells before it"

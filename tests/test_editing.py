@@ -38,8 +38,9 @@ def scheduled(sd, name, **config):
 
 # Image to image
 
-@pytest.mark.parametrize('strength,n', [(.02,50), (.3,10), (.58,20), (.8,7), (1,5)])
-@pytest.mark.parametrize('name', names)
+runs = [(.02,50), (.3,10), (.58,20), (.8,7), (1,5)]
+
+@pytest.mark.parametrize('name,strength,n', [(name,*run) for i,name in enumerate(names) for j,run in enumerate(runs) if (i+j)%5 in (0,2)]) # Each strength with two schedulers or three
 def test_the_librarys_picture_from_a_picture(tiny, photo, name, strength, n):
     own = scheduled(tiny, name)
     args = dict(strength=strength, num_inference_steps=n, guidance_scale=4, negative_prompt='a cat')
@@ -63,11 +64,10 @@ def test_the_librarys_picture_with_other_noise_levels(tiny, photo, name, config)
         library_with(StableDiffusionImg2ImgPipeline, own)(prompt, photo, generator=seeded(3), **args).images) <= 1
 
 
-@pytest.mark.parametrize('change', [dict(strength=.5), dict(seed=2), dict(guidance_scale=2), dict(prompt='a cat'), dict(negative_prompt='a red star')])
-def test_another_picture_would_be_noticed(tiny, photo, photos, change):
+@pytest.mark.parametrize('change', [dict(strength=.5), dict(seed=2), dict(guidance_scale=2), dict(prompt='a cat'), dict(negative_prompt='a red star'), dict(image=Image.new('RGB', (64,64)))])
+def test_another_picture_would_be_noticed(tiny, photo, change):
     args = dict(prompt=prompt, image=photo, strength=.8, num_inference_steps=8, seed=1)
     assert difference(image_to_image(tiny, **args), image_to_image(tiny, **{**args, **change})) > 1
-    assert difference(image_to_image(tiny, **args), image_to_image(tiny, **{**args, 'image':photos[0]})) > 1
 
 
 @pytest.mark.parametrize('name', names)
@@ -96,7 +96,7 @@ def test_a_larger_picture_keeps_its_size_or_is_stretched(tiny, photo):
     assert image_to_image(tiny, prompt, Image.new('RGB', (70,33)), height=64, width=64, **args)[0].size == (64,64)
 
 
-@pytest.mark.parametrize('mode', ['RGB','RGBA','L','LA','P','1','I;16','CMYK','YCbCr','HSV'])
+@pytest.mark.parametrize('mode', ['RGBA','I;16']) # `to_rgb` is tested with all of them in test_clip
 def test_pictures_of_any_mode(tiny, photo, mode):
     if mode=='I;16': image = Image.fromarray((np.asarray(photo.convert('L')).astype(np.uint16)*257))
     else: image = photo.convert(mode)

@@ -42,12 +42,11 @@ def test_intervals_are_scipys(right, of):
 
 # The tools
 
-@pytest.mark.parametrize('i', range(2))
-def test_backgrounds_and_tints_of_composed_pictures(real, i):
-    rows = random_rows(600, seed(i), tints=1., held=None)
-    centre = layout(rows, seed(10+i))[1]
+def test_backgrounds_and_tints_of_composed_pictures(real):
+    rows = random_rows(600, seed(0), tints=1., held=None)
+    centre = layout(rows, seed(10))[1]
     centre[rows[:,2]==nothing,1] = 1e4
-    x = real(rows, seed(10+i))
+    x = real(rows, seed(10))
     assert (background_color(x)==rows[:,5]).float().mean()>.995
     tinted = rows[:,[1,3]]<own
     assert (thing_colors(x, centre, rows[:,5])==rows[:,[1,3]])[tinted].float().mean()>.99
@@ -58,11 +57,10 @@ def test_a_picture_of_nothing_has_no_tint():
 
 def test_rows_are_read_off_composed_pictures_by_an_oracle(real):
     "Whatever is wrong here isn't the judge's fault: order, relation, colours, background"
-    rows = random_rows(400, seed(1), tints=1., held=None)
-    for part in rows.split(200): # `describe` shows the judge 250 at a time
-        seen = describe(Oracle(part, layout(part, seed(2))[1]), real(part, seed(2)), part[:,2]<nothing)
-        assert (seen==part).float().mean(0).min()>.98
-        assert (seen[:,[0,2,4]]==part[:,[0,2,4]]).float().mean()>.99
+    rows = random_rows(200, seed(1), tints=1., held=None) # `describe` shows the judge 250 at a time
+    seen = describe(Oracle(rows, layout(rows, seed(2))[1]), real(rows, seed(2)), rows[:,2]<nothing)
+    assert (seen==rows).float().mean(0).min()>.98
+    assert (seen[:,[0,2,4]]==rows[:,[0,2,4]]).float().mean()>.99
 
 @pytest.mark.parametrize('first,second,axis,order_', [((10,30),(50,34),0,[0,1]), ((50,30),(10,20),0,[1,0]), ((30,8),(34,50),1,[0,1]), ((30,50),(35,9),1,[1,0])])
 def test_order_of_two_places(first, second, axis, order_):
@@ -143,7 +141,7 @@ def test_rivals_differ_in_one_number_and_the_true_row_is_first():
 # All together
 
 def test_composed_pictures_pass_and_wrong_ones_fail(real, judge):
-    asked = {kind: some_rows(kind, 60, held=True) for kind in kinds}
+    asked = {kind: some_rows(kind, 40, held=True) for kind in kinds}
     right = measure(judge, lambda rows: real(rows, seed(1)), asked, real)
     wrong = measure(judge, lambda rows: real(rows.roll(1, 0), seed(1)), asked, real)
     for name in questions:
@@ -159,12 +157,13 @@ def test_a_model_that_repeats_itself_is_less_diverse(real, judge):
     assert diversity(judge.features(few).view(10,6,-1))<.9*diversity(judge.features(x).view(10,6,-1))
 
 @pytest.mark.filterwarnings('ignore:this small model', 'ignore:the prompt is longer')
-def test_any_model_can_be_measured():
+def test_any_model_can_be_measured(folders):
     "One that was trained on something else is hardly ever right, and the table says so"
     from miniai.core import embedded_model
-    sd = StableDiffusion.from_pretrained(embedded_model())
+    sd = StableDiffusion.from_pretrained(folders['sd15'])
     result = evaluate(sd, load_clip(embedded_model()), n=8, guidance=(2.,), num_inference_steps=1)
     text = as_markdown(result)
     assert list(result['columns'])==['composed','through the VAE','drawn, trained','drawn, held out']
-    assert result['columns']['drawn, held out']['counts']['single object'][1]==8
+    right,of = result['columns']['drawn, held out']['counts']['single object']
+    assert right<=2 and of==8
     assert all(text.count(f'| {name} |')==1 for name in questions) and 'Measured in' in text

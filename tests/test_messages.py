@@ -1,7 +1,6 @@
 """What a reader is told who gives something that cannot be meant: which argument it is, what was given, and what would be right.
 
 One case for each kind of mistake; nothing is computed before it is noticed."""
-import math
 import numpy as np, pytest, torch
 from PIL import Image
 from miniai import own

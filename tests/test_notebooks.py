@@ -53,6 +53,7 @@ def test_it_names_no_path_of_the_machine_it_ran_on(nb):
     assert [t for t in texts if machine_path.search(t)] == []
 
 def test_it_opens_with_a_title_and_one_line(nb):
+    "nbdev makes the front matter of the first cell, and drops whatever else that cell says"
     text = nb.cells[0].source
     assert re.fullmatch(r'# \S.*\n+> \S.*', text), text
 

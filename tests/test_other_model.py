@@ -1,4 +1,4 @@
-"The notebooks on the pipeline with another model than the embedded one: Stable Diffusion 1.5's architecture of random weights, eight times narrower; and the pipeline once in full width."
+"The notebooks on the pipeline with another model than the embedded one: Stable Diffusion 1.5's architecture of random weights, tiny or eight times narrower; and the pipeline once in full width."
 from pathlib import Path
 import nbformat, numpy as np, pytest, torch
 from diffusers import StableDiffusionPipeline
@@ -7,14 +7,18 @@ from models import random_folder, sd15
 from running import run_notebook
 
 nbs = Path(__file__).parent.parent/'nbs'
-notebooks = ['01_pipeline', *(pytest.param(name, marks=pytest.mark.slow) for name in ('02_tokenizer','03_clip','04_unet','05_guidance','06_scheduler','07_vae','09_callbacks','10_editing'))]
+notebooks = ['01_pipeline','02_tokenizer','03_clip','04_unet','05_guidance','06_scheduler','07_vae','09_callbacks','10_editing']
 
 @pytest.fixture(scope='module')
 def narrow(tmp_path_factory): return random_folder(tmp_path_factory.mktemp('narrow'), *sd15(width=8))
 
+def run(name, model, tmp_path, command=None): run_notebook(nbformat.read(nbs/f'{name}.ipynb', as_version=4), tmp_path, command, MINIAI_MODEL=str(model))
+
+def test_the_first_runs_on_another_model(folders, warm, tmp_path): run('01_pipeline', folders['sd15'], tmp_path, warm)
+
+@pytest.mark.slow
 @pytest.mark.parametrize('name', notebooks)
-def test_it_runs_on_another_model(narrow, name, tmp_path):
-    run_notebook(nbformat.read(nbs/f'{name}.ipynb', as_version=4), tmp_path, MINIAI_MODEL=str(narrow))
+def test_it_runs_on_another_model(narrow, name, tmp_path): run(name, narrow, tmp_path)
 
 @pytest.mark.slow
 def test_full_width(tmp_path, monkeypatch):

@@ -1,5 +1,5 @@
 "What `miniai.scheduler` promises beyond its notebook: the library's trajectories and pictures, no hidden state, and refusals by name"
-import copy, inspect, json, math, re, subprocess, sys
+import copy, inspect, json, math, re
 
 import diffusers, numpy as np, pytest, torch
 from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionPipeline
@@ -210,10 +210,6 @@ def test_runs_that_cannot_be_meant_are_refused(name):
     s.set_timesteps(5)
     for t in 17,-1,torch.tensor(17):
         with pytest.raises(ValueError, match='see set_timesteps'): s.step(noise(), t, noise())
-
-def test_it_needs_neither_diffusers_nor_transformers():
-    found = "import miniai.scheduler, sys; print([m for m in ('diffusers','transformers') if m in sys.modules])"
-    assert subprocess.run([sys.executable, '-c', found], text=True, capture_output=True, check=True).stdout.strip()=='[]'
 
 
 # No hidden state

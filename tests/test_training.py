@@ -11,6 +11,7 @@ from miniai.core import embedded_model
 from miniai.emoji import *
 from miniai.loop import *
 from miniai.training import *
+from running import built_once
 
 here = Path(__file__).parent
 tiny = dict(clip_steps=1, vae_steps=2, unet_steps=2, batch_scale=1/16)
@@ -188,27 +189,27 @@ def launch(*args, cwd):
 
 @pytest.fixture(scope='module')
 def weights(tmp_path_factory, tokenizer):
-    "Folders of weights after 20 steps: of one process, of two, and of one that went on where two had stopped"
-    folders = {name: tmp_path_factory.mktemp(name) for name in ('one','two','resumed')}
-    for folder in folders.values(): tokenizer.save_pretrained(folder/'tokenizer')
-    launch(here/'two_processes.py', folders['two'], cwd=folders['two'])
-    for file in folders['two'].glob('*.pt'): shutil.copy(file, folders['resumed'])
-    for name in ('one','resumed'): two_processes.main(folders[name])
-    return folders
+    "Folders of weights after 12 steps: of one process, of two, and of one that went on where two had stopped"
+    def train_all(folder):
+        one,two,resumed = (folder/name for name in ('one','two','resumed'))
+        for f in one,two,resumed: tokenizer.save_pretrained(f/'tokenizer')
+        launch(here/'two_processes.py', two, cwd=two)
+        for file in two.glob('*.pt'): shutil.copy(file, resumed)
+        for f in one,resumed: two_processes.main(f)
+    return built_once(tmp_path_factory, 'two_processes', train_all)
 
 @pytest.mark.parametrize('name', ['two','resumed'])
 @pytest.mark.parametrize('stage', ['clip','vae','unet'])
 def test_two_processes_end_at_the_weights_of_one(weights, name, stage):
     "To rounding; without the biases of keys, which move at random: the softmax takes no notice of them"
-    one,other = (training.load_file(weights[n]/f'{stage}.safetensors') for n in ('one',name))
-    moved = 1e-2*sum(learning_rate(i, 20) for i in range(20)) # How far a weight can have come
+    one,other = (training.load_file(weights/n/f'{stage}.safetensors') for n in ('one',name))
+    moved = 1e-2*sum(learning_rate(i, 12) for i in range(12)) # How far a weight can have come
     off = {k: (one[k]-other[k]).abs().max().item()/moved for k in one if not k.endswith(('k_proj.bias','to_k.bias'))}
     assert max(off.values())<.02, max(off, key=off.get)
 
-def test_the_command_runs_on_two_processes_and_only_the_main_one_writes(tmp_path):
-    launch('-m', 'miniai.training', '--stage', 'clip', '--out', 'model', '--clip-steps', '2', '--batch-scale', '.0625', cwd=tmp_path)
-    assert (tmp_path/'model/training/clip.csv').read_text().count('\n')==1
-    assert training.CLIPModel.from_pretrained(tmp_path/'model/clip')
+def test_the_command_runs_on_two_processes_and_only_the_main_one_writes(weights):
+    assert (weights/'two/model/training/clip.csv').read_text().count('\n')==1
+    assert training.CLIPModel.from_pretrained(weights/'two/model/clip')
 
 # Pictures of one's own
 
