@@ -45,7 +45,6 @@ def to_image(
         if x.ndim==3: x = x.transpose(1,2,0)
     elif not isinstance(x, np.ndarray):
         raise TypeError(f"a picture is a PIL image, a tensor or an array, not {type(x).__name__}")
-    if x.ndim==4: raise ValueError(f"{x.shape} is a batch of pictures: `show_images` shows them")
     if x.ndim==3 and x.shape[-1]==1: x = x[...,0]
     if x.ndim not in (2,3) or x.ndim==3 and x.shape[-1] not in (3,4):
         raise ValueError(f"a picture has 1, 3 or 4 channels; this one, channels last, is {x.shape}")

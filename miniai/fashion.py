@@ -51,9 +51,8 @@ def idx_files(
     split:str, # 'train' or 'test'
 )->list: # The file of the images and the file of the labels, if they're there
     "The files of one split, gzipped or plain"
-    stems = dict(train='train', test='t10k')
-    if split not in stems: raise ValueError(f"split is {split!r}; it must be 'train' or 'test'")
-    names = [f'{stems[split]}-{what}-ubyte*' for what in ('images-idx3','labels-idx1')]
+    stem = dict(train='train', test='t10k')[split]
+    names = [f'{stem}-{what}-ubyte*' for what in ('images-idx3','labels-idx1')]
     return [path for name in names for path in sorted(Path(folder).glob(name))[:1]]
 
 def download_fashion_mnist()->Path: # The folder with the four files

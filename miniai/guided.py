@@ -88,10 +88,9 @@ def main(
     pictures:int=20_000, # To learn from
 ):
     "Distil a model and its guidance into students of few steps, with one evaluation for each"
-    if start&(start-1): raise SystemExit(f"miniai: start is {start}, and no power of two")
     out,checkpoints = Path(out),Path(checkpoints or f'{out}-checkpoints')
     model = Path(model or embedded_model())
-    teacher,*data = teaching_data(model, checkpoints, pictures)
+    teacher,*data = teaching_data(model, checkpoints, pictures, start)
     student = told_student(teacher)
     run(GuidedLoss(teacher, student, *data), 'stage-one', checkpoints, report=10, ema=.99,
         steps=guided_steps, lr=2e-3)

@@ -236,9 +236,11 @@ def keep_records(
 def teaching_data(
     model:Path, # Folder of the teacher
     checkpoints:Path, # Folder where latents are kept
-    n:int=20_000, # How many pictures
+    n:int, # How many pictures
+    start:int, # Steps of the first student
 )->tuple: # The teacher, latents (n,4,16,16), and rows (n,6)
     "What distillation begins with"
+    if start&(start-1): raise SystemExit(f"miniai: start is {start}, and no power of two")
     torch.set_flush_denormal(True) # Tiny numbers are slow
     teacher = StableDiffusion.from_pretrained(model, dtype=torch.float32)
     return teacher, *encoded(model, EmojiData(), n, checkpoints)
@@ -255,10 +257,9 @@ def main(
     pictures:int=20_000, # To learn from
 ):
     "Distil a model, without guidance, into students of few steps"
-    if start&(start-1): raise SystemExit(f"miniai: start is {start}, and no power of two")
     out,checkpoints = Path(out),Path(checkpoints or f'{out}-checkpoints')
     model = Path(model or embedded_model())
-    teacher,*data = teaching_data(model, checkpoints, pictures)
+    teacher,*data = teaching_data(model, checkpoints, pictures, start)
     student = new_student(teacher)
     run(CopyLoss(teacher, student, *data), 'copy', checkpoints, report=10, ema=.99,
         steps=copy_steps, lr=2e-3)

@@ -189,9 +189,8 @@ def __call__(self:BPETokenizer,
     n = max_length or self.model_max_length
     rows = [self.encode(o) for o in ([text] if isinstance(text, str) else text)]
     if truncation: rows = [row if len(row)<=n else row[:n-1]+row[-1:] for row in rows]
-    if padding not in (False,True,'longest','max_length'):
-        raise ValueError(f"padding is False, True, 'longest' or 'max_length', not {padding!r}")
-    length = n if padding=='max_length' else max(map(len, rows)) if padding else 0
+    longest = max(map(len, rows), default=0)
+    length = {False:0, True:longest, 'longest':longest, 'max_length':n}[padding]
     ids = [row + [self.pad_token_id]*(length-len(row)) for row in rows]
     batch = dict(input_ids=ids, attention_mask=[[1]*len(o) + [0]*(length-len(o)) for o in rows])
     if return_tensors=='pt': return TokenBatch({k:torch.tensor(v) for k,v in batch.items()})

@@ -38,9 +38,6 @@ def test_a_copy_of_the_sample_is_not_called_the_full_set(tmp_path, capsys):
     load_fashion_mnist('test', path=tmp_path/'copy')
     assert 'full' not in capsys.readouterr().out
 
-def test_an_unknown_split():
-    with pytest.raises(ValueError, match="'valid'.*'train' or 'test'"): load_fashion_mnist('valid')
-
 def test_sample_is_part_of_the_full_set():
     if not idx_files(fashion._debian, 'test'): pytest.skip('needs the full set')
     whole,_ = load_fashion_mnist('test', path=fashion._debian, quiet=True)

@@ -122,7 +122,7 @@ def test_padding_and_truncation(vocabularies):
             assert dict(found) == dict(expected) and found.input_ids is found['input_ids'], (text, kwargs)
     call = dict(padding='max_length', truncation=True, max_length=9, return_tensors='pt')
     for k,v in theirs(batches[3], **call).items(): assert torch.equal(ours(batches[3], **call)[k], v)
-    with pytest.raises(ValueError, match='max_len'): ours('a cat', padding='max_len')
+    with pytest.raises(KeyError, match='max_len'): ours('a cat', padding='max_len')
 
 def test_lengths_ids_and_names_of_special_tokens(pair):
     theirs,ours = pair
