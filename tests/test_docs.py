@@ -84,7 +84,7 @@ def test_quarto_has_search_two_themes_and_files_that_exist(site):
     html, web = quarto['format']['html'], quarto['website']
     assert set(html['theme']) == {'light', 'dark'} and html['toc'] is True and html['respect-user-color-scheme'] is True
     assert web['navbar']['search'] is True and web['search']['location'] == 'navbar'
-    for name in html['css'], web['image']: assert (nbs/name).is_file() and (site/name).is_file()
+    for name in html['css'], web['image'], *quarto['filters']: assert (nbs/name).is_file() and (site/name).is_file()
     assert quarto['metadata-files'] == ['nbdev.yml', 'sidebar.yml'] and all((site/name).is_file() for name in quarto['metadata-files'])
 
 def test_the_site_has_the_title_and_address_of_settings(site):
@@ -231,6 +231,16 @@ def test_relative_links_of_a_notebook_lead_to_files_of_the_repository(path, sour
         if to.startswith('attachment:'): continue
         assert os.path.normpath(f'nbs/{to}') in tracked(), to
         assert (site/to).is_file(), f'{to} is not on the site'
+
+def headings(nb): return [h.replace('`', '') for h in re.findall(r'^#+ (.+)$', '\n'.join(markdown(nb)), re.M)]
+
+def test_anchors_are_headings(path, source):
+    "JupyterLab's within a notebook, the site's (see anchors.lua) from one page to another"
+    site_form = lambda heading: re.sub(r'[^\w\-. ]', '', heading.lower()).replace(' ', '-')
+    for file,anchor in re.findall(r'\]\(([\w.]*)#([^)\s]+)\)', no_code('\n'.join(markdown(source)))):
+        there = headings(nbformat.read(path.parent/file, as_version=4) if file else source)
+        inside = not file and path.stem[0].isdigit()
+        assert anchor in [h.replace(' ', '-') if inside else site_form(h) for h in there], (file, anchor)
 
 documents = ['README.md', 'CONTRIBUTING.md', 'CHANGELOG.md', *(str(p.relative_to(root)) for p in sorted((root/'miniai/models').glob('*/README.md')))]
 
