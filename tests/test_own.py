@@ -246,9 +246,9 @@ def test_a_hub_id_is_fetched_once_and_loaded_as_a_folder(folder, monkeypatch):
         asked.append((repo, allow_patterns))
         return str(folder)
     monkeypatch.setattr(huggingface_hub, 'snapshot_download', fetch)
-    assert StableDiffusion.from_pretrained(hub_model, device='cpu').unet.config.cross_attention_dim == 32
+    assert StableDiffusion.from_pretrained('somebody/model', device='cpu').unet.config.cross_attention_dim == 32
     (repo,patterns), = asked
-    assert repo == hub_model
+    assert repo == 'somebody/model'
     assert 'unet/diffusion_pytorch_model.safetensors' in patterns
     assert not any(re.search(r'bin|ckpt|\.py|\*\.safetensors', p) for p in patterns)
 
