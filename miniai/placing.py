@@ -38,7 +38,7 @@ def named(
     how = dict(padding='max_length', truncation=True, max_length=tokenizer.model_max_length)
     offsets = tokenizer(texts, **how, return_offsets_mapping=True).offset_mapping
     first,end = torch.tensor(offsets)[:,None].unbind(-1) # (n,1,tokens)
-    spans = [[find(text, *row[:2]), find(text, *row[2:4])] for text,row in zip(texts, said.tolist())]
+    spans = [[find(o, *row[:2]), find(o, *row[2:4])] for o,row in zip(texts, said.tolist())]
     low,high = torch.tensor(spans)[...,None].unbind(2)   # (n,2,1)
     return (first<high) & (end>low)
 
