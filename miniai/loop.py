@@ -47,13 +47,15 @@ def learning_rate(
 def orthogonal(
     g:Tensor, # (k,m,n) matrices
 )->Tensor: # (k,m,n), with singular values of about 1
-    "Newton-Schulz iteration (Jordan et al. 2024)"
+    "Newton-Schulz iteration (Jordan et al. 2024), computed with matrices of min(m,n)²"
     if g.shape[1]>g.shape[2]: return orthogonal(g.mT).mT
     x = g/(g.norm(dim=(1,2), keepdim=True) + 1e-7)
+    a = x@x.mT
+    done = one = torch.eye(len(a[0]), device=g.device, dtype=g.dtype)
     for _ in range(5):
-        a = x@x.mT
-        x = 3.4445*x + (-4.7750*a + 2.0315*a@a)@x
-    return x
+        factor = 3.4445*one - 4.7750*a + 2.0315*a@a
+        done,a = factor@done,factor@a@factor # `done` turns x into the x of this step, whose xxᵀ is `a`
+    return done@x
 
 # %% ../nbs/12_loop.ipynb #muon-class
 class Muon(torch.optim.Optimizer):
