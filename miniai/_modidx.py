@@ -169,7 +169,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'miniai.evaluation.evaluate': ('evaluation.html#evaluate', 'miniai/evaluation.py'),
                                    'miniai.evaluation.frame_color': ('evaluation.html#frame_color', 'miniai/evaluation.py'),
                                    'miniai.evaluation.frechet_distance': ('evaluation.html#frechet_distance', 'miniai/evaluation.py'),
-                                   'miniai.evaluation.load_clip': ('evaluation.html#load_clip', 'miniai/evaluation.py'),
                                    'miniai.evaluation.load_judge': ('evaluation.html#load_judge', 'miniai/evaluation.py'),
                                    'miniai.evaluation.main': ('evaluation.html#main', 'miniai/evaluation.py'),
                                    'miniai.evaluation.marks': ('evaluation.html#marks', 'miniai/evaluation.py'),

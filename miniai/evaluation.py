@@ -6,8 +6,8 @@
 __all__ = ['judge_file', 'cells', 'kinds', 'questions', 'frame_color', 'background_color', 'tint_color', 'thing_colors', 'Judge',
            'worn', 'JudgeLoss', 'load_judge', 'train_judge', 'places', 'order', 'describe', 'marks', 'wilson',
            'frechet_distance', 'diversity', 'some_rows', 'prompt', 'sentence', 'to_tensor', 'draw', 'draw_rows',
-           'clip_accuracy', 'others', 'swapped', 'load_clip', 'clip_scores', 'measure', 'as_table', 'try_scales',
-           'evaluate', 'as_markdown', 'main']
+           'clip_accuracy', 'others', 'swapped', 'clip_scores', 'measure', 'as_table', 'try_scales', 'evaluate',
+           'as_markdown', 'main']
 
 # %% ../nbs/13_evaluation.ipynb #09dd78cb
 import itertools, json, math, random, time
@@ -19,12 +19,12 @@ from accelerate.utils import set_seed
 from torch import Tensor,nn
 from fastcore.script import call_parse
 from safetensors.torch import load_file,save_file
-from transformers import CLIPModel,CLIPTokenizer
+from .clip import CLIP
 from .core import embedded_model,progress_bar
 from .emoji import *
-from .pipeline import StableDiffusion,quiet
+from .pipeline import StableDiffusion
 from .loop import new_accelerator,run
-from .training import psnr, through_vae, to_half, token_ids
+from .training import psnr, through_vae, to_half
 
 # %% ../nbs/13_evaluation.ipynb #145481b0
 def frame_color(
@@ -47,10 +47,11 @@ def tint_color(
     behind:Tensor, # (3,), the background
 )->Tensor: # Index into `colors`
     "The colour that explains the pixels of a tinted thing best"
-    shade,cover = torch.linspace(.6, 1, 5)[:,None,None],torch.tensor([.5,.75,1])[:,None]
-    mixtures = cover*shade*palette[:,None,None] + (1 - cover)*behind # (11,5,3,3)
-    distance = torch.cdist(pixels, mixtures.flatten(1,2)).amin(2)    # (11,k)
-    return distance.mean(1).argmin()
+    shade = torch.cat([tones, (tones[:2] + tones[1:])/2])     # (5,11,3)
+    cover = torch.tensor([.5,.75,1])[:,None,None,None]
+    mixtures = cover*shade + (1 - cover)*behind               # (3,5,11,3)
+    mixtures = mixtures.flatten(0,1).transpose(0,1)           # (11,15,3)
+    return torch.cdist(pixels, mixtures).amin(2).mean(1).argmin()
 
 # %% ../nbs/13_evaluation.ipynb #6d22711f
 def thing_colors(
@@ -294,18 +295,16 @@ def draw_rows(
     return draw(sd, prompts, seed=seed, **kwargs)
 
 # %% ../nbs/13_evaluation.ipynb #c0504583
-@torch.no_grad()
 def clip_accuracy(
-    clip:CLIPModel,
-    tokenizer,
+    clip:CLIP,
     x:Tensor, # (n,3,64,64) pictures in [0,1]
     rivals:Tensor, # int64 (n,k,6): for each picture k rows, the true one first
 )->float: # Share
     "How often CLIP prefers the sentence of the true row"
     unique,index = rivals.flatten(0,1).unique(dim=0, return_inverse=True)
-    ids = token_ids(tokenizer, [sentence(row) for row in unique.tolist()])
-    logits = clip(pixel_values=x*2 - 1, input_ids=ids).logits_per_image # (n, unique rows)
-    return (logits.gather(1, index.view(rivals.shape[:2])).argmax(1)==0).float().mean().item()
+    texts = clip.text_features([sentence(row) for row in unique.tolist()])
+    fit = (clip.image_features(x)@texts.T).gather(1, index.view(rivals.shape[:2])) # (n,k)
+    return (fit.argmax(1)==0).float().mean().item()
 
 # %% ../nbs/13_evaluation.ipynb #b9dfd899
 def others(
@@ -324,23 +323,14 @@ def swapped(
     return torch.stack([rows, rows[:,[2,3,0,1,4,5]]], 1)
 
 # %% ../nbs/13_evaluation.ipynb #c710dc0e
-def load_clip(
-    path=None, # Folder of a model; None is the embedded one
-)->tuple: # CLIPModel, CLIPTokenizer
-    "Both halves of CLIP, in float32"
-    path = Path(path or embedded_model('emoji'))
-    with quiet(): return (CLIPModel.from_pretrained(path/'clip').eval(),
-                          CLIPTokenizer.from_pretrained(path/'tokenizer'))
-
 def clip_scores(
-    clip:CLIPModel,
-    tokenizer,
+    clip:CLIP,
     real:Pictures,
     n:int, # How many pictures of each kind
 )->dict: # Shares: thing, color, relation
     "How often CLIP tells real pictures' things, colours and relations from others"
     see = lambda rows: real(rows, torch.Generator().manual_seed(3))
-    share = lambda rows,rivals: clip_accuracy(clip, tokenizer, see(rows), rivals)
+    share = lambda rows,rivals: clip_accuracy(clip, see(rows), rivals)
     one,tinted,two = (some_rows(kind, n) for kind in ('one','tinted','two'))
     return dict(thing=share(one, others(one, 0, nothing)), relation=share(two, swapped(two)),
                 color=share(tinted, others(tinted, 1, own)))
@@ -405,7 +395,7 @@ def try_scales(
 # %% ../nbs/13_evaluation.ipynb #49479db6
 def evaluate(
     sd:StableDiffusion,
-    clip:tuple, # See `load_clip`
+    clip:CLIP,
     n:int=500, # Rows of each kind, trained and held out
     guidance=(2.,3.,4.,6.), # Scales to choose from
     num_inference_steps:int=15,
@@ -425,7 +415,7 @@ def evaluate(
     same = some_rows('one', math.ceil(n/10)).repeat_interleave(8, 0)
     varied = [diversity(judge.features(o(same)).view(-1, 8, 192)) for o in make.values()]
     return dict(columns=columns, n=n, num_inference_steps=num_inference_steps, guidance=best,
-        tried=tried, diversity=varied[2]/varied[0], clip=clip_scores(*clip, real, n),
+        tried=tried, diversity=varied[2]/varied[0], clip=clip_scores(clip, real, n),
         psnr=psnr(sd.vae, composed(held['both'])).mean().item(), minutes=(time.time() - start)/60)
 
 # %% ../nbs/13_evaluation.ipynb #fb21c115
@@ -461,7 +451,7 @@ def main(
     "Measure how well a model draws what it's asked for"
     if judge_steps: train_judge(judge_steps)
     folder = Path(model or embedded_model('emoji'))
-    result = evaluate(StableDiffusion.from_pretrained(folder), load_clip(folder), n=n,
-                      num_inference_steps=steps)
+    result = evaluate(StableDiffusion.from_pretrained(folder), CLIP.from_pretrained(folder),
+                      n=n, num_inference_steps=steps)
     print(as_markdown(result))
     if save: (folder/'evaluation.json').write_text(json.dumps(result, indent=1))
