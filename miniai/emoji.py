@@ -46,17 +46,17 @@ def shades(
     "How much darker each pixel is than the middle lightness of its drawing, and how much lighter"
     alpha = sprites[...,3:,:,:]
     light = (sprites[...,:3,:,:]*torch.tensor([.299,.587,.114])[:,None,None]).sum(-3, keepdim=True)
-    light = light/alpha.clamp(min=1e-3)
+    light = light/alpha.clamp(min=1e-3) # No longer premultiplied
     covered = light.masked_fill(alpha<.9, torch.nan).flatten(-2) # Without half-covered edges
     low,middle,high = covered.nanquantile(torch.tensor([.05,.5,.95]), dim=-1)[...,None,None]
-    darker = (middle - light)/(middle - low).clamp(min=.15)
+    darker = (middle - light)/(middle - low).clamp(min=.15) # A flat drawing stays nearly flat
     lighter = (light - middle)/(high - middle).clamp(min=.15)
-    return (torch.cat([darker, lighter], -3).clamp(0, 1)*alpha).nan_to_num()
+    return (torch.cat([darker, lighter], -3).clamp(0, 1)*alpha).nan_to_num() # nan: no such drawing
 
 # %% ../nbs/11_emoji.ipynb #tones
 tones = torch.stack([.5*palette, palette, .6*palette + .4]) # (3,11,3): dark, middle, light
 for name,other,middle,light in ('black',1.,.14,.45), ('white',0.,.08,0.):
-    i = colors.index(name)
+    i = colors.index(name) # Its middle and light tones move towards `other`
     tones[1:,i] = palette[i] + torch.tensor([[middle],[light]])*(other - palette[i])
 
 def tinted(
@@ -122,7 +122,7 @@ class Pictures:
         "Things in their own colours or tinted"
         sprites = self.sprites[style,thing]
         alpha = sprites[:,3:]
-        tints = tinted(alpha, self.shades[style,thing], color%own) # Unless it's `own`
+        tints = tinted(alpha, self.shades[style,thing], color%own) # `own` becomes 0, not used
         return torch.where((color<own)[:,None,None,None], torch.cat([tints, alpha], 1), sprites)
 
 # %% ../nbs/11_emoji.ipynb #f41289b9

@@ -28,9 +28,9 @@ class TrainStep(NamedTuple):
 # %% ../nbs/12_loop.ipynb #482b12a6
 def batch_generator(
     step:int, # Number of the batch
-    stream:int=0, # Below 1,000: another source for each
+    stream:int=0, # Which series of batches, 0 to 999
 )->torch.Generator:
-    "The source of randomness of one batch"
+    "The random generator of one batch"
     return torch.Generator().manual_seed(step*1000 + stream)
 
 # %% ../nbs/12_loop.ipynb #lr
@@ -47,14 +47,14 @@ def learning_rate(
 def orthogonal(
     g:Tensor, # (k,m,n) matrices
 )->Tensor: # (k,m,n), with singular values of about 1
-    "Newton-Schulz iteration (Jordan et al. 2024), computed with matrices of min(m,n)²"
+    "Newton-Schulz iteration (Jordan et al. 2024) on min(m,n)×min(m,n) matrices"
     if g.shape[1]>g.shape[2]: return orthogonal(g.mT).mT
     x = g/(g.norm(dim=(1,2), keepdim=True) + 1e-7)
     a = x@x.mT
     done = one = torch.eye(len(a[0]), device=g.device, dtype=g.dtype)
     for _ in range(5):
         factor = 3.4445*one - 4.7750*a + 2.0315*a@a
-        done,a = factor@done,factor@a@factor # `done` turns x into the x of this step, whose xxᵀ is `a`
+        done,a = factor@done,factor@a@factor # x would now be done@x, and its xxᵀ is a
     return done@x
 
 # %% ../nbs/12_loop.ipynb #muon-class
@@ -82,7 +82,7 @@ class Muon(torch.optim.Optimizer):
 class MuonAdamW:
     "Muon for matrices and convolutions, AdamW for every other parameter, at the same learning rate"
     def __init__(self,
-        module:nn.Module, # Whose parameters
+        module:nn.Module, # Whose parameters to train
         lr:float, # Learning rate
         weight_decay:float=.01, # Of the matrices
     ):
@@ -96,9 +96,10 @@ class MuonAdamW:
 # %% ../nbs/12_loop.ipynb #6aafb93c
 @patch
 def step(self:MuonAdamW, factor=1.):
-    "Take a step with `factor` times the learning rate, and forget the gradients"
+    "Take a step with `factor` times the learning rate, and zero the gradients"
     for opt in self.optimizers:
         for group in opt.param_groups:
+            # The first call remembers the learning rate
             group['lr'] = group.setdefault('initial_lr', group['lr'])*factor
         opt.step()
         opt.zero_grad()
@@ -128,7 +129,7 @@ def resume(
     device='cpu', # Where to
     **parts # What to load from it
 )->int: # Steps done
-    "Go on where a run stopped"
+    "Load a checkpoint, to go on where its run stopped"
     if not file or not Path(file).is_file(): return 0
     state = torch.load(file, map_location=device, weights_only=True)
     for name,part in parts.items(): part.load_state_dict(state[name])
@@ -138,7 +139,7 @@ def resume(
 def train(
     loss:nn.Module, # Takes a `torch.Generator`, gives a scalar; trained in place
     *, steps:int, # How many
-    lr:float, # The learning rate between its rise, of 100 steps, and its fall
+    lr:float, # The learning rate after 100 steps of warmup
     ema:float=.999, # Decay of the averaged weights
     checkpoint=None, # File to write checkpoints to, and to resume from
     every:int=100, # Steps between checkpoints
@@ -172,7 +173,7 @@ def forget_after(
 # %% ../nbs/12_loop.ipynb #78be6d34
 def run(
     loss:nn.Module, # What to train
-    name:str, # Of the stage
+    name:str, # Of its files
     checkpoints, # Folder for its checkpoint and its record of losses
     *, steps:int, # How many
     report:int=100, # Steps whose mean loss becomes one line of the record
@@ -183,7 +184,7 @@ def run(
     checkpoints,main = Path(checkpoints),PartialState().is_main_process
     checkpoints.mkdir(parents=True, exist_ok=True)
     file,record,since = checkpoints/f'{name}.pt',checkpoints/f'{name}.csv',[]
-    done = resume(file)
+    done = resume(file) # Without parts: only the number of steps
     if main: forget_after(record, done)
     if main and done>=steps: print(f"{file} is done: delete it to train {name} again")
     taken = loop(loss, steps=steps, checkpoint=file, **kwargs)
@@ -198,7 +199,7 @@ def run(
 # %% ../nbs/12_loop.ipynb #6bc277e4
 def show_losses(
     name:str, # Of the run, such as clip, vae or unet
-    folder, # Of records of the loss
+    folder, # Of its record
 ):
     "Plot the loss of a training run"
     lines = (Path(folder)/f'{name}.csv').read_text().splitlines()
@@ -230,7 +231,7 @@ def gather(
 def new_accelerator(
     precision:str, # 'no' or 'bf16'
 )->Accelerator:
-    "For this process, of however many"
+    "This process's `Accelerator`"
     torch.set_flush_denormal(True) # Tiny numbers are slow
     patient = InitProcessGroupKwargs(timeout=timedelta(hours=6)) # While the main process encodes
     accelerator = Accelerator(mixed_precision=precision, cpu=default_device()=='cpu',
