@@ -51,8 +51,7 @@ class CLIPMLP(nn.Module):
     def __init__(self, width, hidden, act):
         super().__init__()
         self.fc1,self.fc2 = nn.Linear(width, hidden),nn.Linear(hidden, width)
-        if act not in activations: raise ValueError(f"CLIP has no hidden_act={act!r}")
-        self.act = activations[act]
+        self.act = activations[one_of(act, 'hidden_act', activations)]
 
     def forward(self, x): return self.fc2(self.act(self.fc1(x)))
 

@@ -6,7 +6,7 @@
 __all__ = ['style', 'to_image', 'pyplot', 'show_image', 'show_images', 'spaced', 'show_strip', 'show_heatmap', 'image_grid',
            'whole_file', 'image_path', 'save_image', 'half_blocks', 'progress_bar', 'default_device', 'default_dtype',
            'embedded_model', 'quiet', 'Network', 'weights_file', 'Unfilled', 'load_network', 'save_measured',
-           'measured', 'whole', 'number', 'texts', 'one_or_n', 'paired', 'shaped', 'generators', 'draw_noise',
+           'measured', 'whole', 'number', 'one_of', 'texts', 'one_or_n', 'paired', 'shaped', 'generators', 'draw_noise',
            'exercise']
 
 # %% ../nbs/00_core.ipynb #e5c85d33
@@ -415,6 +415,16 @@ def number(
     limits = f" from {at_least:g} to {at_most:g}" if (at_least,at_most)!=(-inf,inf) else ''
     raise (ValueError if isinstance(value, Real) else TypeError)(
         f"{name} is {value!r}; it must be a finite number{limits}")
+
+# %% ../nbs/00_core.ipynb #door-one-of
+def one_of(
+    value, # What was given
+    name:str, # Of the argument
+    choices, # What it may be
+): # `value`
+    "`value`, if it's among the choices"
+    if value in choices: return value
+    raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(map(str, choices))}")
 
 # %% ../nbs/00_core.ipynb #door-texts
 def texts(

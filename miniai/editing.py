@@ -201,8 +201,8 @@ def save_animation(
     "Save pictures as a film that plays over and over"
     path,ims,lossless = image_path(path),[to_rgb(f) for f in frames],quality is None
     webp = dict(lossless=lossless, quality=80 if lossless else quality)
-    kinds,kind = {'.webp':webp, '.gif':dict(disposal=1), '.png':{}},path.suffix.lower()
-    if kind not in kinds: raise ValueError(f"a film is saved as {', '.join(kinds)}, not {kind!r}")
+    kinds = {'.webp':webp, '.gif':dict(disposal=1), '.png':{}}
+    kind = one_of(path.suffix.lower(), "the ending of a film's name", kinds)
     sizes = {im.size for im in ims}
     if len(sizes)!=1: raise ValueError(f"a film has pictures of one size, these: {sorted(sizes)}")
     duration = round(1000/number(fps, 'fps', .1, 50))

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np, torch
 from fastcore.basics import AttrDict, patch
 from torch import Tensor
+from .core import one_of
 
 # %% ../nbs/06_scheduler.ipynb #e6ef1c64
 def noise_schedule(
@@ -28,7 +29,7 @@ def noise_schedule(
     "Variance of the noise that each timestep adds"
     if name=='linear': return torch.linspace(start, end, n)
     if name=='scaled_linear': return torch.linspace(start**.5, end**.5, n)**2
-    if name!='squaredcos_cap_v2': raise ValueError(f"there is no noise schedule {name!r}")
+    one_of(name, 'the noise schedule', ['linear','scaled_linear','squaredcos_cap_v2'])
     alpha_bar = [cos((i/n+.008)/1.008*pi/2)**2 for i in range(n+1)]
     return torch.tensor([min(1 - b/a, .999) for a,b in zip(alpha_bar, alpha_bar[1:])])
 
@@ -43,7 +44,7 @@ def pred_x0_eps(
     signal,rest = alpha_bar**.5,(1-alpha_bar)**.5
     if prediction_type=='epsilon': return (x - rest*output)/signal, output
     if prediction_type=='sample': return output, (x - signal*output)/rest
-    if prediction_type!='v_prediction': raise ValueError(f"prediction_type is {prediction_type!r}")
+    one_of(prediction_type, 'prediction_type', ['epsilon','sample','v_prediction'])
     return signal*x - rest*output, signal*output + rest*x
 
 # %% ../nbs/06_scheduler.ipynb #d-sigma-step
@@ -121,7 +122,7 @@ def spaced_timesteps(
     "The timesteps to visit, the noisiest first"
     if spacing=='linspace': return np.linspace(0, total-1, n)[::-1]
     if spacing=='trailing': return np.arange(total, 0, -total/n)[:n].round() - 1
-    if spacing!='leading': raise ValueError(f"there is no spacing {spacing!r}")
+    one_of(spacing, 'spacing', ['linspace','trailing','leading'])
     return np.arange(n)[::-1]*(total//n) + float(offset)
 
 # %% ../nbs/06_scheduler.ipynb #846a3e66

@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import CLIPTokenizer
 from .clip import CLIPModel, CLIPTextModel, to_rgb
-from .core import embedded_model, progress_bar, whole_file
+from .core import embedded_model, one_of, progress_bar, whole_file
 from .emoji import *
 from .loop import *
 from .own import one_sentence
@@ -619,10 +619,10 @@ def main(
     precision:str='no', # Mixed precision: no or bf16
 ):
     "Train the embedded model, or teach it your own pictures"
-    steps = {name: n for name,n in zip(stages, (clip_steps,vae_steps,unet_steps))
-             if stage in (name,'all')}
-    if not steps: raise SystemExit(f"miniai: no stage {stage!r}, only {', '.join(stages)}, all")
-    with one_sentence(): data = FolderData(pictures) if pictures else EmojiData()
+    steps = dict(clip=clip_steps, vae=vae_steps, unet=unet_steps)
+    with one_sentence():
+        if one_of(stage, 'stage', [*steps,'all'])!='all': steps = {stage: steps[stage]}
+        data = FolderData(pictures) if pictures else EmojiData()
     out,checkpoints = Path(out),Path(checkpoints or f'{out}-checkpoints')
     how = dict(accelerator=new_accelerator(precision), batch_scale=batch_scale)
     if pictures and not from_scratch: fine_tune(data, out, checkpoints, model, tune_steps, **how)

@@ -280,5 +280,6 @@ def test_twenty_pictures_teach_a_new_thing_and_little_is_forgotten(monkeypatch):
     before,after,_ = benchmark()['rows']
     assert after['new_thing']>before['new_thing']+.3 and after['old_things']>before['old_things']-.15
 
-def test_unknown_stage():
-    with pytest.raises(SystemExit, match='clip, vae, unet'): main(stage='gan')
+def test_unknown_stage(capsys):
+    with pytest.raises(SystemExit): main(stage='gan')
+    assert "stage is 'gan'" in (said := capsys.readouterr().err) and 'clip, vae, unet, all' in said
