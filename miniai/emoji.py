@@ -150,10 +150,10 @@ def held_out(
 )->Tensor: # bool (n,)
     "Does the picture hold a combination that's kept from all training?"
     a,color_a,b,color_b,axis,background = rows.unbind(1)
-    tinted = lambda thing,color: (thing<nothing) & (color<own) & ((3*thing + 5*color)%8==0)
+    tint = lambda thing,color: (thing<nothing) & (color<own) & ((3*thing + 5*color)%8==0)
     behind = lambda thing: (thing<nothing) & ((5*thing + 3*background)%8==3)
     pair = (b<nothing) & ((3*a + 5*b + 4*axis)%8==5)
-    return tinted(a,color_a) | tinted(b,color_b) | behind(a) | behind(b) | pair
+    return tint(a,color_a) | tint(b,color_b) | behind(a) | behind(b) | pair
 
 # %% ../nbs/11_emoji.ipynb #c7f15bbb
 def random_rows(

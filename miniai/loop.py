@@ -82,7 +82,7 @@ class Muon(torch.optim.Optimizer):
 class MuonAdamW:
     "Muon for matrices and convolutions, AdamW for every other parameter, at the same learning rate"
     def __init__(self,
-        module:nn.Module, # Whose parameters to train
+        module:nn.Module, # Whose parameters
         lr:float, # Learning rate
         weight_decay:float=.01, # Of the matrices
     ):
