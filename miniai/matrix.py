@@ -124,7 +124,7 @@ def __setitem__(self:Matrix, key, value):
         if m.shape!=there.shape: raise ValueError(f'the shapes {m.shape} and {there.shape} differ')
         values = m.flat
     if len(values)!=len(places): raise ValueError(f'{len(values)} values for {len(places)} places')
-    for v in values:                                            # fails for a list in one place, too
+    for v in values:                                            # e.g. z[0,0] = [1] fails here
         if not isinstance(v, Number): raise TypeError(f'one element takes one number, not {v!r}')
     for (r,c),v in zip(places, values): self._rows[r][c] = v
 
@@ -157,7 +157,7 @@ def _add_operator(name):
     def reflected(self, other): return _elementwise(lambda v,o: op(o,v), self, other)
     def inplace(self, other):
         res = forward(self, other)
-        if res is NotImplemented: return res        # then Python tries `self + other`
+        if res is NotImplemented: return res        # then Python tries `m+o`
         self._rows = res._rows
         return self
     for prefix,method in ('',forward), ('r',reflected), ('i',inplace):

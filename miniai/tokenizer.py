@@ -95,8 +95,8 @@ def learn_merges(
 )->list: # Pairs of tokens, in the order learned
     "Learn which pairs of neighbours to merge"
     cut,merges = {spell(word): n for word,n in counts.items()},[]
-    letters = [*byte_letters.values()]
-    age = {t:i for i,t in enumerate([*letters, *(o+'</w>' for o in letters)])} # place in the vocabulary
+    letters = [*byte_letters.values()] # age: the place in the vocabulary
+    age = {t:i for i,t in enumerate([*letters, *(o+'</w>' for o in letters)])}
     while len(merges)<n and (pairs := count_pairs(cut)):
         pair = min(pairs, key=lambda p: (-pairs[p], age[p[0]], age[p[1]]))
         cut = {merge(word, pair): n for word,n in cut.items()}
@@ -265,7 +265,7 @@ def save_pretrained(self:BPETokenizer,
 # %% ../nbs/02_tokenizer.ipynb #d7f97241
 def train_bpe(
     texts, # Texts to learn from
-    vocab_size:int, # Tokens, 512 letters and two special ones included; fewer if every word is one
+    vocab_size:int, # Tokens, 512 letters and 2 special ones included; fewer if all words are whole
     model_max_length:int=77, # Tokens in a full prompt
 )->BPETokenizer: # With a new vocabulary
     "Learn a byte-pair vocabulary like CLIP's; the order of the texts doesn't matter"
