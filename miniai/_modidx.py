@@ -93,6 +93,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                              'miniai.core.image_path': ('core.html#image_path', 'miniai/core.py'),
                              'miniai.core.load_network': ('core.html#load_network', 'miniai/core.py'),
                              'miniai.core.measured': ('core.html#measured', 'miniai/core.py'),
+                             'miniai.core.measured_picture': ('core.html#measured_picture', 'miniai/core.py'),
                              'miniai.core.number': ('core.html#number', 'miniai/core.py'),
                              'miniai.core.one_of': ('core.html#one_of', 'miniai/core.py'),
                              'miniai.core.one_or_n': ('core.html#one_or_n', 'miniai/core.py'),

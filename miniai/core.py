@@ -6,8 +6,8 @@
 __all__ = ['style', 'to_image', 'pyplot', 'show_image', 'show_images', 'spaced', 'show_strip', 'show_heatmap', 'image_grid',
            'whole_file', 'image_path', 'save_image', 'half_blocks', 'progress_bar', 'default_device', 'default_dtype',
            'embedded_model', 'quiet', 'Network', 'weights_file', 'Unfilled', 'load_network', 'save_measured',
-           'measured', 'whole', 'number', 'one_of', 'texts', 'one_or_n', 'paired', 'shaped', 'generators', 'draw_noise',
-           'exercise']
+           'measured', 'measured_picture', 'whole', 'number', 'one_of', 'texts', 'one_or_n', 'paired', 'shaped',
+           'generators', 'draw_noise', 'exercise']
 
 # %% ../nbs/00_core.ipynb #e5c85d33
 import json, linecache, os, sys
@@ -389,6 +389,13 @@ def measured(
     if file.is_file(): return json.loads(file.read_text(encoding='utf-8'))
     there = ', '.join(sorted(p.stem for p in _measured.glob('*.json'))) or 'nothing'
     raise FileNotFoundError(f"nothing was measured by the name of {name!r}; there is: {there}")
+
+# %% ../nbs/00_core.ipynb #measured-picture
+def measured_picture(
+    name:str, # What it shows
+)->Image.Image: # Kept as `name.png` beside the measurements
+    "A picture that takes a command minutes to draw"
+    return Image.open(_measured/f'{name}.png')
 
 # %% ../nbs/00_core.ipynb #door-numbers
 def whole(
