@@ -192,7 +192,7 @@ def run(
         since.append(o.loss.item())
         if o.step%report and o.step<steps: continue
         mean,since = sum(since)/len(since),[]
-        bar.set_postfix(loss=f'{mean:.4f}')
+        bar.set_postfix(loss=f'{mean:.4f}', refresh=False)
         if main: record.open('a').write(f'{o.step},{mean:.5f}\n')
     return loss.model.eval()
 
