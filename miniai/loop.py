@@ -72,7 +72,8 @@ class Muon(torch.optim.Optimizer):
                 if p.grad is not None: shapes.setdefault(p.flatten(1).shape, []).append(p)
             for shape,params in shapes.items():
                 for p in params:
-                    self.state[p].setdefault('momentum', torch.zeros_like(p)).lerp_(p.grad, 1-beta)
+                    if not self.state[p]: self.state[p]['momentum'] = torch.zeros_like(p)
+                    self.state[p]['momentum'].lerp_(p.grad, 1-beta)
                 # Nesterov momentum: look one step ahead
                 updates = [p.grad.lerp(self.state[p]['momentum'], beta).flatten(1) for p in params]
                 updates = .2*max(shape)**.5*orthogonal(torch.stack(updates))
