@@ -187,7 +187,7 @@ def marks(
     rows:Tensor, # int64 (n,6), what was asked for
     seen:Tensor, # int64 (n,6), what's in the pictures; see `describe`
 )->dict: # bool tensors (n,): things, colors, relation, background, everything; and asked, all True
-    "What's right about pictures"
+    "What's right about pictures; the colour of a thing that wasn't to be tinted isn't asked"
     same = lambda o: (rows[:,[0,2]]==o[:,[0,2]]).all(1)
     turned = seen[:,[2,3,0,1,4,5]]                          # the other thing first
     facing = torch.where(same(seen)[:,None], seen, turned)  # in the order that was asked for
@@ -232,7 +232,7 @@ def some_rows(
     kind:str, # One of `kinds`
     n:int, # How many
     held:bool=False, # Held-out combinations?
-    choosing:bool=False, # Rows that are set aside for choosing the guidance?
+    choosing:bool=False, # Those of training that are set aside for choosing the guidance?
 )->Tensor: # int64 (n,6); where there are fewer, they're repeated
     "Rows to draw, each of them about equally often"
     gen = torch.Generator().manual_seed(0)
@@ -272,7 +272,7 @@ def to_tensor(
 # %% ../nbs/13_evaluation.ipynb #185578ae
 def draw(
     sd:StableDiffusion,
-    prompts, # Strings
+    prompts:list, # Strings
     *,
     batch_size:int=20,
     seed:int=0, # Of the first picture
@@ -413,9 +413,11 @@ def evaluate(
     columns = {name: measure(judge, make[name], trained, real) for name in make}
     columns['drawn, held out'] = measure(judge, make['drawn, trained'], held, real)
     same = some_rows('one', math.ceil(n/10)).repeat_interleave(8, 0)
-    varied = [diversity(judge.features(o(same)).view(-1, 8, 192)) for o in make.values()]
+    again = lambda rows: draw(sd, [sentence(row) for row in rows.tolist()], guidance_scale=best,
+                              num_inference_steps=num_inference_steps) # Eight of each prompt
+    varied = [diversity(judge.features(o(same)).view(-1, 8, 192)) for o in (composed, again)]
     return dict(columns=columns, n=n, num_inference_steps=num_inference_steps, guidance=best,
-        tried=tried, diversity=varied[2]/varied[0], clip=clip_scores(clip, real, n),
+        tried=tried, diversity=varied[1]/varied[0], clip=clip_scores(clip, real, n),
         psnr=psnr(sd.vae, composed(held['both'])).mean().item(), minutes=(time.time() - start)/60)
 
 # %% ../nbs/13_evaluation.ipynb #fb21c115

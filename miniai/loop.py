@@ -9,6 +9,7 @@ __all__ = ['TrainStep', 'batch_generator', 'learning_rate', 'orthogonal', 'Muon'
 # %% ../nbs/12_loop.ipynb #lp-imp
 import atexit
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 import matplotlib.pyplot as plt, torch
@@ -16,7 +17,7 @@ from accelerate import Accelerator, InitProcessGroupKwargs, PartialState, utils
 from diffusers.training_utils import EMAModel
 from fastcore.basics import patch
 from torch import Tensor, nn
-from .core import default_device,progress_bar,whole_file
+from .core import default_device,one_of,progress_bar,whole_file
 
 # %% ../nbs/12_loop.ipynb #19e898c7
 class TrainStep(NamedTuple):
@@ -91,8 +92,9 @@ class MuonAdamW:
         params = [p for p in module.parameters() if p.requires_grad]
         matrices = [p for p in params if p.ndim>1 and id(p) not in embeddings]
         rest = [p for p in params if p.ndim<2 or id(p) in embeddings]
-        self.optimizers = (Muon(matrices, lr, weight_decay),
-                           torch.optim.AdamW(rest, lr, betas=(.9,.99), weight_decay=0.))
+        adamw = partial(torch.optim.AdamW, betas=(.9,.99), weight_decay=0.)
+        muon = partial(Muon, weight_decay=weight_decay)
+        self.optimizers = [o(ps, lr) for o,ps in ((muon, matrices), (adamw, rest)) if ps]
 
 # %% ../nbs/12_loop.ipynb #6aafb93c
 @patch
@@ -111,7 +113,10 @@ def state_dict(self:MuonAdamW): return [o.state_dict() for o in self.optimizers]
 
 @patch
 def load_state_dict(self:MuonAdamW, states):
-    for o,state in zip(self.optimizers, states): o.load_state_dict(state)
+    for o,state in zip(self.optimizers, states):
+        lr = o.param_groups[0]['lr']
+        o.load_state_dict(state)
+        for group in o.param_groups: group['initial_lr'] = lr # A resumed run may have a new one
 
 # %% ../nbs/12_loop.ipynb #5b758beb
 def save_checkpoint(
@@ -158,7 +163,8 @@ def train(
         acc.clip_grad_norm_(params, 1.)
         optimizer.step(learning_rate(step, steps))
         average.step(params)
-        if checkpoint and (step+1)%every==0: save_checkpoint(checkpoint, step+1, **parts)
+        due = (step+1)%every==0 or step+1==steps
+        if checkpoint and due: save_checkpoint(checkpoint, step+1, **parts)
         yield TrainStep(step+1, acc.reduce(value.detach(), 'mean'), average)
     average.copy_to(params)
 
@@ -235,7 +241,7 @@ def new_accelerator(
     "This process's `Accelerator`"
     torch.set_flush_denormal(True) # Tiny numbers are slow
     patient = InitProcessGroupKwargs(timeout=timedelta(hours=6)) # While the main process encodes
-    accelerator = Accelerator(mixed_precision=precision, cpu=default_device()=='cpu',
-                              kwargs_handlers=[patient])
+    accelerator = Accelerator(mixed_precision=one_of(precision, 'precision', ['no','bf16']),
+                              cpu=default_device()=='cpu', kwargs_handlers=[patient])
     atexit.register(accelerator.end_training)
     return accelerator

@@ -112,7 +112,7 @@ def batch(self:CLIPLoss, generator):
 def forward(self:CLIPLoss, generator):
     rows,device = self.batch(generator),self.model.device
     texts,said = self.data.captions(rows, generator)
-    ids = self.tokenizer(texts, padding=True, return_tensors='pt').input_ids
+    ids = self.tokenizer(texts, padding=True, truncation=True, return_tensors='pt').input_ids
     x,ids = share(self.data(rows, generator)*2 - 1, ids)
     out = self.model(pixel_values=x.to(device), input_ids=ids.to(device))
     image,text = gather(out.image_embeds),gather(out.text_embeds)
@@ -362,7 +362,7 @@ def train_clip(
     if state.is_main_process and not (out/'miniai.json').exists():
         rows = data.rows(min(100_000, 1000*steps), batch_generator(0))
         texts,_ = data.captions(rows, batch_generator(1))
-        words = sorted({word for text in texts for word in re.findall(r'[\w-]+', text.lower())})
+        words = sorted(new_words(texts, []))
         train_bpe(texts, 5000, data.max_length).save_pretrained(out/'tokenizer')
         (out/'miniai.json').write_text(json.dumps(dict(guidance_scale=4., words=words), indent=1))
     state.wait_for_everyone()
@@ -392,13 +392,17 @@ def encoded(
 )->tuple: # Scaled latents (n,4,16,16) and rows
     "Latents of `n` pictures, made once"
     file = Path(checkpoints)/f'latents-{n}.safetensors'
-    if PartialState().is_main_process and not file.is_file():
+    if PartialState().is_main_process:
         vae = AutoencoderKL.from_pretrained(Path(out)/'vae')
-        batches = progress_bar(encode_all(vae, data, n), total=-(-n//100), desc='latents')
-        latents,rows = map(torch.cat, zip(*batches))
-        file.parent.mkdir(parents=True, exist_ok=True)
-        made = to_half(dict(latents=latents*vae.config.scaling_factor, rows=rows.short()))
-        with whole_file(file) as new: save_file(made, new)
+        first = next(encode_all(vae, data, n))[0]*vae.config.scaling_factor
+        there = load_file(file)['latents'][:len(first)].float() if file.is_file() else None
+        # A file of another VAE, or of other pictures, begins with other latents
+        if there is None or there.shape!=first.shape or (there-first).abs().mean()>.01:
+            batches = progress_bar(encode_all(vae, data, n), total=-(-n//100), desc='latents')
+            latents,rows = map(torch.cat, zip(*batches))
+            file.parent.mkdir(parents=True, exist_ok=True)
+            made = to_half(dict(latents=latents*vae.config.scaling_factor, rows=rows.int()))
+            with whole_file(file) as new: save_file(made, new)
     PartialState().wait_for_everyone()
     made = load_file(file)
     return made['latents'],made['rows']
@@ -427,11 +431,11 @@ def captioned(
     "The pictures of a folder and their captions"
     folder,index = Path(folder),Path(folder)/'metadata.jsonl'
     if index.is_file():
-        lines = index.read_text(encoding='utf-8').splitlines()
+        lines = index.read_text(encoding='utf-8-sig').splitlines()
         lines = [json.loads(line) for line in lines if line.strip()]
         return [(folder/line.get('file_name', ''), line.get('text') or '') for line in lines]
     paths = sorted(p for p in folder.glob('*') if p.suffix.lower() in Image.registered_extensions())
-    text = lambda p: p.read_text(encoding='utf-8').strip() if p.is_file() else ''
+    text = lambda p: p.read_text(encoding='utf-8-sig').strip() if p.is_file() else ''
     return [(p, text(p.with_suffix('.txt'))) for p in paths]
 
 # %% ../nbs/12_training.ipynb #load-picture
@@ -538,7 +542,8 @@ def fine_tune_loss(
     **kwargs # Passed to `FineTuneLoss`
 )->FineTuneLoss:
     "A model, ready to learn your pictures, and a note of what's new to it"
-    if DDIMScheduler.load_config(model/'scheduler')['prediction_type']!='epsilon':
+    scheduler = DDIMScheduler.from_pretrained(model, subfolder='scheduler')
+    if scheduler.config.prediction_type!='epsilon':
         raise SystemExit(f"{model} is a student: fine-tune the model it was distilled from")
     words = json.loads((model/'miniai.json').read_text())['words']
     tokenizer = CLIPTokenizer.from_pretrained(model/'tokenizer')
@@ -546,9 +551,11 @@ def fine_tune_loss(
     if PartialState().is_main_process: print(f"new words: {new}; captions that are cut: {cut}")
     vae = AutoencoderKL.from_pretrained(model, 'vae')
     own_latents = torch.cat([z for z,_ in encode_all(vae, own, 0)])*vae.config.scaling_factor
-    return FineTuneLoss(UNet2DConditionModel.from_pretrained(model, 'unet'),
+    loss = FineTuneLoss(UNet2DConditionModel.from_pretrained(model, 'unet'),
         CLIPTextModel.from_pretrained(model, 'text_encoder'), tokenizer,
         *encoded(model, EmojiData(), n, checkpoints), own=own, own_latents=own_latents, **kwargs)
+    loss.scheduler = scheduler
+    return loss
 
 # %% ../nbs/12_training.ipynb #fine-tune
 def fine_tune(
@@ -623,7 +630,7 @@ def main(
     with one_sentence():
         if one_of(stage, 'stage', [*steps,'all'])!='all': steps = {stage: steps[stage]}
         data = FolderData(pictures) if pictures else EmojiData()
+        how = dict(accelerator=new_accelerator(precision), batch_scale=batch_scale)
     out,checkpoints = Path(out),Path(checkpoints or f'{out}-checkpoints')
-    how = dict(accelerator=new_accelerator(precision), batch_scale=batch_scale)
     if pictures and not from_scratch: fine_tune(data, out, checkpoints, model, tune_steps, **how)
     else: train_all(data, out, checkpoints, steps, **how)
