@@ -385,12 +385,13 @@ def try_scales(
     scales, # To try
     n:int, # Rows of each kind
     real:Pictures, # For comparison
-)->list: # [scale, right, of]
+)->tuple: # [scale, right, of] for each scale, and the best scale
     "How many pictures are right in everything, by guidance scale, on rows that are set aside"
     aside = {kind: some_rows(kind, n, choosing=True) for kind in kinds}
     marked = lambda g: list(measure(
         judge, lambda rows: drawn(rows, g, 10**6), aside, real)['counts'].values())
-    return [[g, *marked(g)[-1]] for g in scales]
+    tried = [[g, *marked(g)[-1]] for g in scales]
+    return tried,max(tried, key=lambda o: o[1])[0]
 
 # %% ../nbs/13_evaluation.ipynb #49479db6
 def evaluate(
@@ -404,21 +405,19 @@ def evaluate(
     start,judge,real = time.time(),load_judge(),Pictures()
     trained,held = ({kind: some_rows(kind, n, o) for kind in kinds} for o in (False,True))
     composed = lambda rows: real(rows, torch.Generator().manual_seed(1))
-    drawn = lambda rows,scale,seed=0: draw_rows(
-        sd, rows, seed, guidance_scale=scale, num_inference_steps=num_inference_steps)
-    tried = try_scales(judge, drawn, guidance, math.ceil(n/10), real)
-    best = max(tried, key=lambda o: o[1])[0]
+    how = dict(num_inference_steps=num_inference_steps)
+    drawn = lambda rows,scale,seed=0: draw_rows(sd, rows, seed, guidance_scale=scale, **how)
+    tried,best = try_scales(judge, drawn, guidance, math.ceil(n/10), real)
     make = {'composed': composed, 'through the VAE': lambda o: through_vae(sd.vae, composed(o)),
             'drawn, trained': lambda rows: drawn(rows, best)}
-    columns = {name: measure(judge, make[name], trained, real) for name in make}
+    columns = {name: measure(judge, f, trained, real) for name,f in make.items()}
     columns['drawn, held out'] = measure(judge, make['drawn, trained'], held, real)
-    same = some_rows('one', math.ceil(n/10)).repeat_interleave(8, 0)
-    again = lambda rows: draw(sd, [sentence(row) for row in rows.tolist()], guidance_scale=best,
-                              num_inference_steps=num_inference_steps) # Eight of each prompt
-    varied = [diversity(judge.features(o(same)).view(-1, 8, 192)) for o in (composed, again)]
-    return dict(columns=columns, n=n, num_inference_steps=num_inference_steps, guidance=best,
-        tried=tried, diversity=varied[1]/varied[0], clip=clip_scores(clip, real, n),
-        psnr=psnr(sd.vae, composed(held['both'])).mean().item(), minutes=(time.time() - start)/60)
+    same = trained['one'][:math.ceil(n/10)].repeat_interleave(8, 0)
+    again = draw(sd, [*map(sentence, same.tolist())], guidance_scale=best, **how)
+    a,b = (diversity(judge.features(x).view(-1, 8, 192)) for x in (composed(same), again))
+    return dict(columns=columns, n=n, **how, guidance=best, tried=tried,
+        minutes=(time.time() - start)/60, clip=clip_scores(clip, real, n), diversity=b/a,
+        psnr=sum(psnr(sd.vae, composed(o)).mean().item() for o in held.values())/len(held))
 
 # %% ../nbs/13_evaluation.ipynb #fb21c115
 def as_markdown(
