@@ -109,8 +109,8 @@ class FeedForward(nn.Module):
     "Four times wider and back"
     def __init__(self, dim):
         super().__init__()
-        dropout = nn.Identity() # None in Stable Diffusion
-        self.net = nn.Sequential(GEGLU(dim, 4*dim), dropout, nn.Linear(4*dim, dim))
+        # The layer without weights is the library's dropout, of which Stable Diffusion has none
+        self.net = nn.Sequential(GEGLU(dim, 4*dim), nn.Identity(), nn.Linear(4*dim, dim))
 
     def forward(self, x): return self.net(x)
 
