@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['paper_recipe', 'small_recipe', 'edit_kinds', 'faces', 'spread_timesteps', 'reconstruction_loss', 'reconstruct',
-           'Recipe', 'recipe_for', 'Imagic', 'compose', 'silhouette', 'iou', 'boxes', 'stays', 'reached', 'Edit',
-           'random_edit', 'garment_pictures']
+           'Recipe', 'recipe_for', 'Imagic', 'silhouette', 'iou', 'boxes', 'stays', 'reached', 'Edit', 'random_edit',
+           'garment_pictures']
 
 # %% ../nbs/17_imagic.ipynb #29a03ae1
 from collections.abc import Iterator
@@ -186,24 +186,6 @@ def fit(self:Imagic,
         for _ in progress_bar(losses, total=total, desc=name, disable=not progress): pass
     return self
 
-# %% ../nbs/17_imagic.ipynb #edit-compose
-def compose(
-    pictures:Pictures,
-    row, # Six numbers
-    style:int, # Which of its styles
-    size:Tensor, # (2,), of the things, in pixels
-    centre:Tensor, # (2,2), x and y of their centres
-    mirrored:bool,
-)->Tensor: # (3,64,64) in [0,1]
-    "A picture with its things at given places"
-    x = palette[row[5]][:,None,None].repeat(1, 64, 64)
-    for i in range(2):
-        if row[2*i]==nothing: continue
-        drawing = pictures.drawings(*(torch.tensor([o]) for o in (style,row[2*i],row[2*i+1])))
-        layer = place(drawing, size[i:i+1], centre[i:i+1], torch.tensor([mirrored]))[0]
-        x = x*(1 - layer[3:]) + layer[:3]
-    return x
-
 # %% ../nbs/17_imagic.ipynb #b80f6583
 def silhouette(
     x:Tensor, # (n,3,h,w) pictures in [0,1]
@@ -289,12 +271,13 @@ def random_edit(
         given = [a, pick(range(own)) if tinted else own, nothing, own, 0, back]
         goal = dict(color=[a,color,*given[2:]], background=[*given[:5],color],
                     add=[*given[:2],b,own,axis,back]).get(kind, [b,*given[1:]])
-        size,centre = layout(torch.tensor([goal]), generator)
-        where = style,size[0],centre[0],pick([False,True])
-        x,perfect = (compose(pictures, row, *where)[None] for row in (given,goal))
+        rows = torch.tensor([given,goal])
+        size,centre = (o.expand(2, *o.shape[1:]) for o in layout(rows[1:], generator))
+        where = torch.full((2,2), style),size,centre,torch.full((2,2), pick([False,True]))
+        x,perfect = pictures.compose(rows, *where).split(1) # Both laid out as the goal is
         clear = iou(*(stays(kind, goal, o) for o in (x,perfect)))>.85
         hidden = {given[1],goal[1]} & {given[5],goal[5]} # tinted like its background
-        fine = clear and a!=b and not hidden and not held_out(torch.tensor([goal]))
+        fine = clear and a!=b and not hidden and not held_out(rows[1:])
         if fine and not reached(judge, kind, goal, x): return Edit(kind, goal, x[0], perfect[0])
 
 # %% ../nbs/17_imagic.ipynb #garment-pictures
