@@ -50,13 +50,12 @@ def reconstruction_loss(
     bias:float=1., # Of the timesteps, see `spread_timesteps`
 )->Tensor: # A scalar
     "How far a U-Net's noise prediction is off, for one picture (Kawar et al. 2022, equation 2)"
-    config = scheduler.config
-    t = spread_timesteps(batch_size, config.num_train_timesteps, generator, bias=bias)
+    t = spread_timesteps(batch_size, scheduler.config.num_train_timesteps, generator, bias=bias)
     noise = draw_noise((batch_size,*latents.shape[1:]), generator).to(latents)
     t,copies = t.to(latents.device),latents.expand_as(noise)
     text = embedding.expand(batch_size, -1, -1)
     pred = unet(scheduler.add_noise(copies, noise, t), t, encoder_hidden_states=text).sample
-    velocity = config.prediction_type=='v_prediction'
+    velocity = scheduler.config.prediction_type=='v_prediction'
     return F.mse_loss(pred, scheduler.get_velocity(copies, noise, t) if velocity else noise)
 
 # %% ../nbs/17_imagic.ipynb #bc2a2162
@@ -180,10 +179,9 @@ def fit(self:Imagic,
     progress:bool=True, # Show how far it is, in a terminal or a notebook
 )->Imagic: # Itself
     "Stages one and two"
-    stages = dict(embedding=self.fit_embedding(), unet=self.fit_unet())
-    for name,losses in stages.items():
+    for name,losses in ('embedding',self.fit_embedding()), ('unet',self.fit_unet()):
         total = getattr(self.recipe, f'{name}_steps')
-        for _ in progress_bar(losses, total=total, desc=name, disable=not progress): pass
+        list(progress_bar(losses, total=total, desc=name, disable=not progress))
     return self
 
 # %% ../nbs/17_imagic.ipynb #b80f6583
@@ -220,8 +218,7 @@ def stays(
     "The pixels that an edit of this kind shouldn't change"
     mask = silhouette(x)
     if kind=='thing': return boxes(mask)
-    if kind=='add' and goal[4]==0: mask[:,:,32:] = False # the new thing's half
-    if kind=='add' and goal[4]==1: mask[:,32:] = False
+    if kind=='add': mask.narrow(2 - goal[4], 32, 32).fill_(False) # The new thing's half
     return mask
 
 # %% ../nbs/17_imagic.ipynb #edit-reach
@@ -294,7 +291,7 @@ def garment_pictures(
         brightest = F.max_pool2d(light, 3, stride=1, padding=1) # nearby
         alpha = (light/(.6*brightest).clamp(min=.25)).clamp(max=1)
         grey = alpha*(.4 + .6*light)
-        sprites = F.interpolate(torch.cat([grey,grey,grey,alpha], 1), size=64, mode='bilinear')
-        pictures.sprites[:,things.index(name)] = sprites
+        pictures.sprites[:,things.index(name)] = F.interpolate(
+            torch.cat([grey,grey,grey,alpha], 1), size=64, mode='bilinear')
     pictures.shades = shades(pictures.sprites)
     return pictures
