@@ -268,13 +268,12 @@ def random_edit(
         given = [a, pick(range(own)) if tinted else own, nothing, own, 0, back]
         goal = dict(color=[a,color,*given[2:]], background=[*given[:5],color],
                     add=[*given[:2],b,own,axis,back]).get(kind, [b,*given[1:]])
-        rows = torch.tensor([given,goal])
-        size,centre = (o.expand(2, *o.shape[1:]) for o in layout(rows[1:], generator))
-        where = torch.full((2,2), style),size,centre,torch.full((2,2), pick([False,True]))
-        x,perfect = pictures.compose(rows, *where).split(1) # Both laid out as the goal is
+        size,centre = layout(torch.tensor([goal]), generator)
+        where = torch.full((1,2), style),size,centre,torch.full((1,2), pick([False,True]))
+        x,perfect = (pictures.compose(torch.tensor([row]), *where) for row in (given,goal))
         clear = iou(*(stays(kind, goal, o) for o in (x,perfect)))>.85
         hidden = {given[1],goal[1]} & {given[5],goal[5]} # tinted like its background
-        fine = clear and a!=b and not hidden and not held_out(rows[1:])
+        fine = clear and a!=b and not hidden and not held_out(torch.tensor([goal]))
         if fine and not reached(judge, kind, goal, x): return Edit(kind, goal, x[0], perfect[0])
 
 # %% ../nbs/17_imagic.ipynb #garment-pictures
