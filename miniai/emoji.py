@@ -125,16 +125,16 @@ class Pictures:
         tints = tinted(alpha, self.shades[style,thing], color%own) # `own` becomes 0, not used
         return torch.where((color<own)[:,None,None,None], torch.cat([tints, alpha], 1), sprites)
 
-# %% ../nbs/11_emoji.ipynb #f41289b9
+# %% ../nbs/11_emoji.ipynb #pictures-compose
 @patch
-def __call__(self:Pictures,
+def compose(self:Pictures,
     rows:Tensor, # int64 (n,6): first thing, its colour, second thing, its colour, axis, background
-    generator:torch.Generator|None=None, # Of styles, sizes, places and mirroring
+    style:Tensor, # int64 (n,2), of the first and the second thing
+    size:Tensor, # (n,2) sides of their tiles, in pixels
+    centre:Tensor, # (n,2,2) x and y of their centres, in pixels
+    mirrored:Tensor, # bool (n,2)
 )->Tensor: # (n,3,64,64) in [0,1]
-    "A picture for each row"
-    size,centre = layout(rows, generator)
-    style = torch.randint(len(self.sprites), (len(rows),2), generator=generator)
-    mirrored = torch.rand(len(rows), 2, generator=generator)<.5
+    "A picture for each row, with its things in given styles, sizes and places"
     x = palette[rows[:,5]][:,:,None,None].repeat(1, 1, 64, 64)
     for i in range(2):
         there = rows[:,2*i]<nothing
@@ -143,6 +143,18 @@ def __call__(self:Pictures,
         layer = place(layer, size[there,i], centre[there,i], mirrored[there,i])
         x[there] = x[there]*(1 - layer[:,3:]) + layer[:,:3]
     return x
+
+# %% ../nbs/11_emoji.ipynb #f41289b9
+@patch
+def __call__(self:Pictures,
+    rows:Tensor, # int64 (n,6)
+    generator:torch.Generator|None=None, # Of styles, sizes, places and mirroring
+)->Tensor: # (n,3,64,64) in [0,1]
+    "A random picture for each row"
+    size,centre = layout(rows, generator)
+    style = torch.randint(len(self.sprites), (len(rows),2), generator=generator)
+    mirrored = torch.rand(len(rows), 2, generator=generator)<.5
+    return self.compose(rows, style, size, centre, mirrored)
 
 # %% ../nbs/11_emoji.ipynb #0a1d03b7
 def held_out(

@@ -357,13 +357,13 @@ def measure(
 )->dict: # counts: [right, of] for each of `questions`; frechet: the distance to real pictures
     "How well pictures show what they should"
     pictures = {kind: make(rows) for kind,rows in asked.items()}
-    look = lambda kind,rows: marks(rows, describe(judge, pictures[kind], rows[:,2]<nothing))
-    m = {kind: look(kind, rows) for kind,rows in asked.items()}
+    m = {kind: marks(rows, describe(judge, pictures[kind], rows[:,2]<nothing))
+         for kind,rows in asked.items()}
     m['all'] = {name: torch.cat([o[name] for o in m.values()]) for name in ('everything','asked')}
-    count = lambda kind,right,of: [m[kind][right].sum().item(), m[kind][of].sum().item()]
     features = lambda xs: torch.cat([judge.features(x) for x in xs])
     others = [real(rows, torch.Generator().manual_seed(2)) for rows in asked.values()]
-    return dict(counts={name: count(*o) for name,o in questions.items()},
+    return dict(counts={name: [m[kind][o].sum().item() for o in (right,of)]
+                        for name,(kind,right,of) in questions.items()},
                 frechet=frechet_distance(features(pictures.values()), features(others)))
 
 # %% ../nbs/13_evaluation.ipynb #b4a6dded

@@ -12,7 +12,7 @@ from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
-import matplotlib.pyplot as plt, torch
+import matplotlib.pyplot as plt, numpy as np, torch
 from accelerate import Accelerator, InitProcessGroupKwargs, PartialState, utils
 from diffusers.training_utils import EMAModel
 from fastcore.basics import patch
@@ -86,24 +86,21 @@ class MuonAdamW:
     def __init__(self,
         module:nn.Module, # Whose parameters
         lr:float, # Learning rate
-        weight_decay:float=.01, # Of the matrices
     ):
         embeddings = {id(m.weight) for m in module.modules() if isinstance(m, nn.Embedding)}
         params = [p for p in module.parameters() if p.requires_grad]
         matrices = [p for p in params if p.ndim>1 and id(p) not in embeddings]
         rest = [p for p in params if p.ndim<2 or id(p) in embeddings]
         adamw = partial(torch.optim.AdamW, betas=(.9,.99), weight_decay=0.)
-        muon = partial(Muon, weight_decay=weight_decay)
-        self.optimizers = [o(ps, lr) for o,ps in ((muon, matrices), (adamw, rest)) if ps]
+        self.optimizers = [o(ps, lr) for o,ps in ((Muon, matrices), (adamw, rest)) if ps]
+        self.lr = lr
 
 # %% ../nbs/12_loop.ipynb #6aafb93c
 @patch
 def step(self:MuonAdamW, factor=1.):
     "Take a step with `factor` times the learning rate, and zero the gradients"
     for opt in self.optimizers:
-        for group in opt.param_groups:
-            # The first call remembers the learning rate
-            group['lr'] = group.setdefault('initial_lr', group['lr'])*factor
+        for group in opt.param_groups: group['lr'] = self.lr*factor
         opt.step()
         opt.zero_grad()
 
@@ -113,10 +110,8 @@ def state_dict(self:MuonAdamW): return [o.state_dict() for o in self.optimizers]
 
 @patch
 def load_state_dict(self:MuonAdamW, states):
-    for o,state in zip(self.optimizers, states):
-        lr = o.param_groups[0]['lr']
-        o.load_state_dict(state)
-        for group in o.param_groups: group['initial_lr'] = lr # A resumed run may have a new one
+    "Go on with these states, at this run's own learning rate"
+    for o,state in zip(self.optimizers, states): o.load_state_dict(state)
 
 # %% ../nbs/12_loop.ipynb #5b758beb
 def save_checkpoint(
@@ -125,9 +120,9 @@ def save_checkpoint(
     **parts # What has a `state_dict`, by name
 ):
     "Write the state of a run, if this is the main process"
-    if not PartialState().is_main_process: return
-    states = {name: part.state_dict() for name,part in parts.items()}
-    with whole_file(file) as new: torch.save(dict(step=step, **states), new)
+    if PartialState().is_main_process:
+        states = {name: part.state_dict() for name,part in parts.items()}
+        with whole_file(file) as new: torch.save(dict(step=step, **states), new)
 
 # %% ../nbs/12_loop.ipynb #4718cc40
 def resume(
@@ -197,10 +192,10 @@ def run(
     taken = loop(loss, steps=steps, checkpoint=file, **kwargs)
     for o in (bar := progress_bar(taken, total=steps, initial=done, desc=name, disable=not main)):
         since.append(o.loss.item())
-        if o.step%report and o.step<steps: continue
-        mean,since = sum(since)/len(since),[]
-        bar.set_postfix(loss=f'{mean:.4f}', refresh=False)
-        if main: record.open('a').write(f'{o.step},{mean:.5f}\n')
+        if o.step%report==0 or o.step==steps:
+            mean,since = sum(since)/len(since),[]
+            bar.set_postfix(loss=f'{mean:.4f}', refresh=False)
+            if main: record.open('a').write(f'{o.step},{mean:.5f}\n')
     return loss.model.eval()
 
 # %% ../nbs/12_loop.ipynb #6bc277e4
@@ -209,8 +204,7 @@ def show_losses(
     folder, # Of its record
 ):
     "Plot the loss of a training run"
-    lines = (Path(folder)/f'{name}.csv').read_text().splitlines()
-    steps,losses = zip(*(map(float, line.split(',')) for line in lines))
+    steps,losses = np.loadtxt(Path(folder)/f'{name}.csv', delimiter=',', unpack=True)
     _,ax = plt.subplots(figsize=(4,2))
     ax.semilogy(steps, losses)
     ax.set(xlabel='step', ylabel='loss', title=name)
