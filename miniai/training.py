@@ -620,7 +620,7 @@ def main(
     model:str=None, # Folder of the model to fine-tune; without it, the embedded one
     clip_steps:int=2000, # Steps of 128 pictures
     vae_steps:int=2400, # Steps of 16 pictures
-    unet_steps:int=14000, # Steps of 32 latents
+    unet_steps:int=11000, # Steps of 32 latents
     tune_steps:int=300, # Steps of 32 latents, to fine-tune
     batch_scale:float=1, # Batches are so many times larger
     precision:str='no', # Mixed precision: no or bf16
