@@ -91,7 +91,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                              'miniai.core.half_blocks': ('core.html#half_blocks', 'miniai/core.py'),
                              'miniai.core.image_grid': ('core.html#image_grid', 'miniai/core.py'),
                              'miniai.core.image_path': ('core.html#image_path', 'miniai/core.py'),
-                             'miniai.core.load_network': ('core.html#load_network', 'miniai/core.py'),
                              'miniai.core.measured': ('core.html#measured', 'miniai/core.py'),
                              'miniai.core.measured_picture': ('core.html#measured_picture', 'miniai/core.py'),
                              'miniai.core.number': ('core.html#number', 'miniai/core.py'),

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['style', 'to_image', 'pyplot', 'show_image', 'show_images', 'spaced', 'show_strip', 'show_heatmap', 'image_grid',
            'whole_file', 'image_path', 'save_image', 'half_blocks', 'progress_bar', 'default_device', 'default_dtype',
-           'embedded_model', 'quiet', 'Network', 'weights_file', 'Unfilled', 'load_network', 'save_measured',
-           'measured', 'measured_picture', 'whole', 'number', 'one_of', 'texts', 'one_or_n', 'paired', 'shaped',
-           'generators', 'draw_noise', 'exercise']
+           'embedded_model', 'quiet', 'Network', 'weights_file', 'Unfilled', 'save_measured', 'measured',
+           'measured_picture', 'whole', 'number', 'one_of', 'texts', 'one_or_n', 'paired', 'shaped', 'generators',
+           'draw_noise', 'exercise']
 
 # %% ../nbs/00_core.ipynb #e5c85d33
 import json, linecache, os, sys
@@ -23,7 +23,6 @@ from traceback import walk_tb
 import numpy as np, torch
 from fastcore.basics import AttrDict, patch
 from fastcore.imports import in_notebook
-from fastcore.meta import delegates
 from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -335,15 +334,15 @@ class Unfilled(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 # %% ../nbs/00_core.ipynb #network-load
-def load_network(
-    cls, # Its class, a `Network`
+@patch(cls_method=True)
+def from_pretrained(cls:Network,
     folder:str|Path, # Of the network, or of the model that it's a part of
     subfolder:str=None, # Of the part, such as 'unet'
     *,
     dtype:torch.dtype=None, # In which precision; None is float32, whatever the file has
     variant:str=None, # Of the weights, such as 'fp16'
 )->Network: # On the CPU, in eval mode
-    "Load a network from `config.json` and safetensors, strictly"
+    "Load this network from `config.json` and safetensors, strictly"
     folder = Path(folder)/(subfolder or '')
     config = json.loads((folder/'config.json').read_text('utf-8'))
     with torch.device('meta'),Unfilled(): network = cls(**config)
@@ -356,13 +355,6 @@ def load_network(
     if found: raise ValueError(f"{file} doesn't fit this {cls.__name__}: {'; '.join(found)}")
     nn.Module.load_state_dict(network, weights, assign=True)
     return network.to(dtype or torch.float32).eval()
-
-# %% ../nbs/00_core.ipynb #network-from
-@patch(cls_method=True)
-@delegates(load_network)
-def from_pretrained(cls:Network, folder, subfolder=None, **kwargs):
-    "Load this network, see `load_network`"
-    return load_network(cls, folder, subfolder, **kwargs)
 
 # %% ../nbs/00_core.ipynb #0dd345f3
 _measured = Path(miniai.__path__[0])/'measured'
