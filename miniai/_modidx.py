@@ -318,7 +318,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                             'miniai.own.main': ('own.html#main', 'miniai/own.py'),
                             'miniai.own.model_files': ('own.html#model_files', 'miniai/own.py'),
                             'miniai.own.one_sentence': ('own.html#one_sentence', 'miniai/own.py'),
-                            'miniai.own.one_thread': ('own.html#one_thread', 'miniai/own.py'),
                             'miniai.own.sheet': ('own.html#sheet', 'miniai/own.py')},
             'miniai.pipeline': { 'miniai.pipeline.StableDiffusion': ('pipeline.html#stablediffusion', 'miniai/pipeline.py'),
                                  'miniai.pipeline.StableDiffusion.__call__': ( 'pipeline.html#stablediffusion.__call__',
