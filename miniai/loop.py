@@ -152,15 +152,14 @@ def train(
     net,params = acc.prepare(loss),[p for p in loss.parameters() if p.requires_grad]
     optimizer,average = MuonAdamW(loss, lr),EMAModel(params, decay=ema)
     parts = dict(loss=loss, optimizer=optimizer, average=average)
-    for step in range(resume(checkpoint, params[0].device, **parts), steps):
-        with acc.autocast(): value = net(batch_generator(step, stream))
+    for step in range(resume(checkpoint, params[0].device, **parts) + 1, steps+1):
+        with acc.autocast(): value = net(batch_generator(step-1, stream))
         acc.backward(value)
         acc.clip_grad_norm_(params, 1.)
-        optimizer.step(learning_rate(step, steps))
+        optimizer.step(learning_rate(step-1, steps))
         average.step(params)
-        due = (step+1)%every==0 or step+1==steps
-        if checkpoint and due: save_checkpoint(checkpoint, step+1, **parts)
-        yield TrainStep(step+1, acc.reduce(value.detach(), 'mean'), average)
+        if checkpoint and (step%every==0 or step==steps): save_checkpoint(checkpoint, step, **parts)
+        yield TrainStep(step, acc.reduce(value.detach(), 'mean'), average)
     average.copy_to(params)
 
 # %% ../nbs/12_loop.ipynb #08e66dd7
