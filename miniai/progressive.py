@@ -250,8 +250,8 @@ def main(
     checkpoints:str=None, # Folder of checkpoints and losses; without it, beside `out`
     model:str=None, # Folder of the teacher; without it, the embedded model
     start:int=16, # Steps of the first student, a power of two
-    copy_steps:int=200, # Training steps from noise to v
-    steps:int=40, # Training steps of each halving; the last two get twice as many
+    copy_steps:int=800, # Training steps from noise to v
+    steps:int=150, # Training steps of each halving; the last two get twice as many
     pictures:int=20_000, # To learn from
 ):
     "Distil a model, without guidance, into students of few steps"
