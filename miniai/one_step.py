@@ -42,7 +42,7 @@ class DistributionMatching(nn.Module):
     def __init__(self,
         generator:nn.Module, # Takes noise and conditions, gives samples
         real, # The teacher: takes noisy samples, timesteps and conditions, gives the noise in them
-        fake:nn.Module, # Likewise; it also gives logits: do the samples look real? Or None
+        fake:nn.Module, # Takes the same, gives noise and logits (do samples look real?) or None
         examples, # Called with a `torch.Generator`, gives conditions and real samples
         scheduler, # Has the noise schedule
         gan:float=3e-3, # Weight of the generator's GAN loss
@@ -55,7 +55,7 @@ class DistributionMatching(nn.Module):
     def noisy(self, x, rng):
         "Samples with noise, the timesteps, and the noise"
         n,last = len(x),len(self.alpha_bar)
-        t = torch.randint(last//50, last - last//50, (n,), generator=rng) # Not the extremes
+        t = torch.randint(last//50, last - last//50, (n,), generator=rng) # Not the outer 2%
         noise = torch.randn(x.shape, generator=rng).to(x.device)
         alpha_bar = self.alpha_bar[t].view(-1, *[1]*(x.ndim-1)).to(x.device)
         return alpha_bar**.5*x + (1-alpha_bar)**.5*noise,t.to(x.device),noise
@@ -169,7 +169,7 @@ class FakeUNet(nn.Module):
 
     def forward(self, z, t, embeddings):
         noise = self.unet(z, t, embeddings).sample.float()
-        return noise,self.head(self.middle).float().mean((1,2,3))
+        return noise,self.head(self.middle).float().mean((1,2,3)) # The head's are (n,1,4,4)
 
 # %% ../nbs/16_one_step.ipynb #01bc4f9f
 def captioned_latents(
