@@ -239,7 +239,7 @@ def batch(self:UNetLoss, generator):
     "Captions, what they claim, and latents"
     pick = torch.randint(len(self.latents), (self.batch_size,), generator=generator)
     texts,said = self.captions(self.rows[pick].long(), generator)
-    if said.ndim<2: said = torch.full((len(texts),6), unsaid) # Captions of your own
+    if said.ndim<2: said = torch.full((len(texts),6), unsaid) # Your own captions: claims unknown
     return texts,said,self.latents[pick].float()
 
 # %% ../nbs/12_training.ipynb #c938f435
@@ -470,7 +470,7 @@ FolderData.hard_rows = FolderData.rows
 
 @patch
 def captions(self:FolderData, rows, generator=None):
-    "Captions, and what they claim: to be the caption of this row"
+    "Captions, and the rows they belong to"
     return [self.texts[i] for i in rows],rows
 
 @patch
