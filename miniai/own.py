@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['part_files', 'samplers', 'loaders', 'model_files', 'find_folder', 'check_kind', 'check_fit', 'load_scheduler',
-           'StableDiffusion', 'film_strip', 'one_sentence', 'sheet', 'in_terminal', 'one_thread', 'chosen', 'main']
+           'StableDiffusion', 'film_strip', 'one_sentence', 'sheet', 'in_terminal', 'chosen', 'main']
 
 # %% ../nbs/08_own.ipynb #2831d4ea
 import json, os, random, re, shutil, sys, warnings
@@ -127,7 +127,7 @@ def from_pretrained(cls:StableDiffusion,
     variant:str=None, # Of the weights on disk, such as 'fp16'
 )->StableDiffusion:
     "Load the five parts of a Stable Diffusion 1.x or 2.x, strictly, from safetensors files only"
-    if path is None: path = os.environ.get('MINIAI_MODEL') or embedded_model()
+    path = path or os.environ.get('MINIAI_MODEL') or embedded_model()
     folder,device,parts = find_folder(path, variant),device or default_device(),{}
     of_networks = dict(dtype=dtype or default_dtype(device), variant=variant)
     for part,load in loaders.items():
@@ -160,8 +160,7 @@ def film_strip(
 def one_sentence():
     "Say what went wrong without a traceback, and end with exit code 2"
     with warnings.catch_warnings():
-        say = lambda message,*args,**kwargs: print(f"miniai: {message}", file=sys.stderr)
-        warnings.showwarning = say
+        warnings.showwarning = lambda message,*args: print(f"miniai: {message}", file=sys.stderr)
         try: yield
         except (ValueError,TypeError,OSError,RuntimeError) as e:
             print(f"miniai: {' '.join(str(e).split())}", file=sys.stderr)
@@ -186,13 +185,6 @@ def in_terminal(
         print(half_blocks(im, shutil.get_terminal_size().columns))
 
 # %% ../nbs/08_own.ipynb #one-thread
-def one_thread(
-    model, # To draw with; None is the embedded one
-):
-    "One thread, faster for the embedded model, unless a model or number of threads is set"
-    told = model or os.environ.keys() & {'MINIAI_MODEL','OMP_NUM_THREADS'}
-    if not told: torch.set_num_threads(1)
-
 def chosen(
     model, # A folder or Hub id; None is `$MINIAI_MODEL`, or else the embedded model
     fast:bool, # The distilled model instead?
@@ -200,7 +192,8 @@ def chosen(
 ): # A pipeline
     "The pipeline that the command's options name"
     if fast and model: raise ValueError('--fast has a model of its own: leave out --model')
-    one_thread(model)
+    told = model or os.environ.keys() & {'MINIAI_MODEL','OMP_NUM_THREADS'}
+    if not told: torch.set_num_threads(1) # Faster for the embedded models
     kind = pipeline.StableDiffusion if library else StableDiffusion
     return kind.from_pretrained(embedded_model('distilled') if fast else model)
 

@@ -252,9 +252,9 @@ def save_pretrained(self:BPETokenizer,
     folder:str|Path, # Made if it doesn't exist
 ):
     "Save in CLIP's format, which `from_pretrained` and the library's tokenizer read"
-    config = {k:getattr(self, k) for k in ('model_max_length', *token_roles)}
     listed = {self.vocab[t]:dict(content=t, special=True) for t in self.special}
-    config |= dict(tokenizer_class='CLIPTokenizer', added_tokens_decoder=listed)
+    config = dict(tokenizer_class='CLIPTokenizer', added_tokens_decoder=listed,
+        **{k:getattr(self, k) for k in ('model_max_length', *token_roles)})
     merges = '\n'.join(['#version: 0.2', *map(' '.join, self.ranks)]) + '\n'
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

@@ -109,8 +109,8 @@ class FeedForward(nn.Module):
     "Four times wider and back"
     def __init__(self, dim):
         super().__init__()
-        dropout = nn.Identity() # None in Stable Diffusion
-        self.net = nn.Sequential(GEGLU(dim, 4*dim), dropout, nn.Linear(4*dim, dim))
+        # The layer without weights is the library's dropout, of which Stable Diffusion has none
+        self.net = nn.Sequential(GEGLU(dim, 4*dim), nn.Identity(), nn.Linear(4*dim, dim))
 
     def forward(self, x): return self.net(x)
 
@@ -139,7 +139,7 @@ class SpatialTransformer(nn.Module):
         self.proj_out = project()
 
     def forward(self, x, prompt):
-        # So 1×1 convolutions work on sequences, too; no hook of `layer` runs
+        # The weights directly: so 1×1 convolutions work on sequences (no hook of `layer` runs)
         project = lambda layer,x: F.linear(x, layer.weight.flatten(1), layer.bias)
         h = self.norm(x).flatten(2).transpose(1,2) # (n, pixels, channels)
         h = project(self.proj_out, self.transformer_blocks[0](project(self.proj_in, h), prompt))
