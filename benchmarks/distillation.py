@@ -7,7 +7,7 @@
 Quality: n prompts of each of the four kinds of `13_evaluation`, from each of three seeds, judged as there. Fidelity: the distance to the picture that the teacher draws in 50 steps
 from the same noise. Diversity: how much 8 pictures of one prompt differ, relative to those 50 steps. Which sampler is the teacher's best with so many evaluations of the network is
 decided on prompts that are set aside, and so should the students' own hyper-parameters be: `--aside` measures students on those prompts, prints, and keeps nothing.
-With --save the results go to miniai/measured/distillation.json and the pictures to nbs/images, from where `14_progressive_distillation` and `15_guided_distillation` show them. Rows that
+With --save the results go to miniai/measured/distillation.json and the pictures beside it, from where `14_progressive_distillation` and `15_guided_distillation` show them. Rows that
 are there already are measured only --again, so an interrupted run goes on where it stopped."""
 import math, statistics, time
 from pathlib import Path
@@ -172,7 +172,7 @@ def main(
     if wanted('losses') and not aside: kept['losses'] = {name: losses(folder) for name,folder in folders.items()}
     keep()
     for name,guidance,file in (('plain',1.,'progressive'), ('guided',None,'guided')):
-        if wanted('pictures') and save and not aside: save_pictures(name, folders[name], guidance, f'nbs/images/{file}.png')
+        if wanted('pictures') and save and not aside: save_pictures(name, folders[name], guidance, f'miniai/measured/{file}.png')
     judge = load_judge()
     for name in filter(wanted, folders):
         if again or aside: kept['quality'] = [r for r in kept['quality'] if r['part']!=name]

@@ -12,7 +12,7 @@ colour or background, tinted photos of garments. All edits count, whether or not
 Ablations: no fitting (the picture's own noise and the target text), stage one alone, stage two alone.
 
 Every edit that's done goes to the log, and an interrupted run goes on from there; `--only 0` makes just the edits of seed 0, so that several processes can share the work and the log.
-With --save the results go to miniai/measured/imagic.json; with --strips some edits go to nbs/images/imagic.png (half a minute each). The notebook shows both.
+With --save the results go to miniai/measured/imagic.json; with --strips some edits go to miniai/measured/imagic.png (half a minute each). The notebook shows both.
 --choose_eta makes other edits, four of each kind, and prints both for each η: run it first, with several recipes, and write the best into `small_recipe`. It logs nothing.
 An edit with all its rivals and ablations takes about a minute of one processor, one with --choose_eta half of that."""
 import json, time
@@ -170,4 +170,4 @@ def main(
     print_table(results)
     print(f"\n{results['seconds']:.1f} seconds of one processor for an edit")
     if save: save_measured('imagic', results)
-    if strips: show_strips(sd, draw_edits(3, 1000, judge)[-7:], 'nbs/images/imagic.png')
+    if strips: show_strips(sd, draw_edits(3, 1000, judge)[-7:], 'miniai/measured/imagic.png')

@@ -96,5 +96,5 @@ def main(
         picture = image_grid(sheets, ncols=len(sheet))
     if save:
         save_measured('own_pictures', results)
-        picture.save(root/'nbs/images/own_pictures.png')
+        picture.save(root/'miniai/measured/own_pictures.png')
     return results

@@ -15,7 +15,7 @@ from warnings import catch_warnings, simplefilter
 
 from fastcore.basics import patch
 from fastcore.imports import in_notebook
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from .core import *
@@ -50,19 +50,16 @@ def enlarged(
     least:int=256, # Pixels of the longer side
 )->Image.Image: # The same pixels, each of them larger
     "A small picture made larger"
-    k = ceil(least/max(im.size))
-    return im.resize((im.width*k, im.height*k), Image.NEAREST)
+    return ImageOps.scale(im, ceil(least/max(im.size)), Image.NEAREST)
 
 # %% ../nbs/09_callbacks.ipynb #b114181e
 class Preview:
     "A callback that shows the picture while it's made"
-    handle = None
-
     def __init__(self,
         vae, # Latents to pictures
         every:int=5, # Steps from one picture to the next
         show=None, # Called with each picture; None shows it in the notebook
-    ): self.vae,self.every,self.show = vae,every,show or self.in_place
+    ): self.vae,self.every,self.show,self.handle = vae,every,show or self.in_place,None
 
     def __call__(self, step):
         if not step.index: self.handle = None # A picture of its own for each run

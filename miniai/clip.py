@@ -51,8 +51,7 @@ class CLIPMLP(nn.Module):
     def __init__(self, width, hidden, act):
         super().__init__()
         self.fc1,self.fc2 = nn.Linear(width, hidden),nn.Linear(hidden, width)
-        if act not in activations: raise ValueError(f"CLIP has no hidden_act={act!r}")
-        self.act = activations[act]
+        self.act = activations[one_of(act, 'hidden_act', activations)]
 
     def forward(self, x): return self.fc2(self.act(self.fc1(x)))
 
@@ -242,8 +241,7 @@ def to_rgb(
     if image.mode in ('F','LAB'):
         raise ValueError(f"a picture of mode {image.mode} isn't RGB: give an array in [0,1]")
     if image.has_transparency_data:
-        image = image.convert('RGBA')
-        image = Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image)
+        image = Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image.convert('RGBA'))
     return image.convert('RGB')
 
 # %% ../nbs/03_clip.ipynb #b261754f
@@ -273,9 +271,8 @@ def picture_list(
     images, # One picture, several, or a tensor (n,c,h,w)
 )->list: # Of pictures
     "Pictures as a list"
-    if isinstance(images, (Tensor,np.ndarray)): return list(images) if images.ndim==4 else [images]
-    if isinstance(images, Image.Image): return [images]
-    if isinstance(images, (list,tuple)) and images: return list(images)
+    if isinstance(images, Image.Image) or getattr(images, 'ndim', 4)<4: return [images]
+    if isinstance(images, (list,tuple,Tensor,np.ndarray)) and len(images): return list(images)
     raise TypeError(f"images are PIL images, tensors or arrays, or a list of them, not {images!r}")
 
 # %% ../nbs/03_clip.ipynb #b758c39e
@@ -320,8 +317,8 @@ def from_pretrained(cls:CLIP,
     folder,device = Path(path or embedded_model()),device or default_device()
     if not folder.is_dir():
         from huggingface_hub import snapshot_download
-        wanted = ['*.json','*.txt','model.safetensors']
-        folder = Path(snapshot_download(str(path), allow_patterns=wanted))
+        folder = Path(snapshot_download(str(path),
+            allow_patterns=['*.json','*.txt','model.safetensors']))
     if (folder/'clip').is_dir(): folder = folder/'clip'
     config = json.loads((folder/'preprocessor_config.json').read_text('utf-8'))
     model = CLIPModel.from_pretrained(folder, dtype=dtype or default_dtype(device))
@@ -342,23 +339,21 @@ embedded_clip = lru_cache(maxsize=1)(CLIP.from_pretrained)
 def similarity(
     texts:str|list, # One text or several
     images, # Pictures in any form that `to_rgb` takes: one, a list, or a tensor (n,c,h,w)
-    model=None, # A `CLIP`, or the folder of one; None is the embedded one
+    model=None, # A `CLIP`; None is the embedded one
 )->Tensor: # (texts, pictures), float32
     "How well each text fits each picture: the cosine between their vectors (Radford et al. 2021)"
-    clip = embedded_clip() if model is None else model
-    if not isinstance(clip, CLIP): clip = CLIP.from_pretrained(clip)
+    clip = model or embedded_clip()
     return cosine(clip.text_features(texts), clip.image_features(images)).cpu()
 
 # %% ../nbs/03_clip.ipynb #fc6aef84
 def show_similarity(
     texts:list, # A row for each
     images, # A column for each
-    values:Tensor=None, # (texts, pictures); None is their `similarity`
     **kwargs # Passed to `show_heatmap`
 ):
     "Show how well texts fit pictures"
+    values = similarity(texts, images)
     texts,images = [texts] if isinstance(texts, str) else texts,picture_list(images)
-    if values is None: values = similarity(texts, images)
     h,w = .4*len(texts),.62*len(images)
     ax = pyplot().subplots(figsize=(w + .07*max(map(len, texts)), h + .8))[1]
     show_heatmap(values, texts, ['']*len(images), ax=ax, **kwargs)

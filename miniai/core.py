@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['style', 'to_image', 'pyplot', 'show_image', 'show_images', 'spaced', 'show_strip', 'show_heatmap', 'image_grid',
            'whole_file', 'image_path', 'save_image', 'half_blocks', 'progress_bar', 'default_device', 'default_dtype',
-           'embedded_model', 'quiet', 'Network', 'weights_file', 'Unfilled', 'load_network', 'save_measured',
-           'measured', 'whole', 'number', 'texts', 'one_or_n', 'paired', 'shaped', 'generators', 'draw_noise',
-           'exercise']
+           'embedded_model', 'quiet', 'Network', 'weights_file', 'Unfilled', 'save_measured', 'measured',
+           'measured_picture', 'whole', 'number', 'one_of', 'texts', 'one_or_n', 'paired', 'shaped', 'generators',
+           'draw_noise', 'exercise']
 
 # %% ../nbs/00_core.ipynb #e5c85d33
 import json, linecache, os, sys
@@ -23,7 +23,6 @@ from traceback import walk_tb
 import numpy as np, torch
 from fastcore.basics import AttrDict, patch
 from fastcore.imports import in_notebook
-from fastcore.meta import delegates
 from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -98,17 +97,15 @@ def show_images(
     "Show pictures in a grid, row by row"
     ims = [to_image(im) for im in ims]
     if not ims: raise ValueError("there are no pictures to show")
-    titles = [None]*len(ims) if titles is None else list(titles)
+    titles = ['']*len(ims) if titles is None else [fill(str(o), int(14*size)) for o in titles]
     if len(titles)!=len(ims): raise ValueError(f"{len(ims)} pictures, but {len(titles)} titles")
     ncols = ncols or min(len(ims), 8)
     nrows = ceil(len(ims)/ncols)
-    titles = [title if title is None else fill(str(title), int(14*size)) for title in titles]
-    lines = max(0 if title is None else 1 + title.count('\n') for title in titles)
+    lines = max(len(title.splitlines()) for title in titles)
     height = size*max(im.height/im.width for im in ims) + .1 + .15*lines
     axs = pyplot().subplots(nrows, ncols, figsize=(size*ncols, height*nrows), squeeze=False)[1]
-    axs = axs.ravel()
-    for ax in axs: ax.axis('off')
-    for im,title,ax in zip(ims, titles, axs): show_image(im, title, ax=ax)
+    for ax in axs.flat: ax.axis('off')
+    for im,title,ax in zip(ims, titles, axs.flat): show_image(im, title, ax=ax)
 
 # %% ../nbs/00_core.ipynb #33374720
 def spaced(
@@ -117,9 +114,8 @@ def spaced(
 )->list: # At most `n` of them, evenly spaced, the first and the last included
     "Evenly spaced items, in order"
     items = list(items)
-    if len(items)<=n: return items
-    if n==1: return items[-1:]
-    return [items[i] for i in np.linspace(0, len(items)-1, n).round().astype(int)]
+    places = np.linspace(len(items)-1, 0, min(n, len(items))) # From the end: one alone is the last
+    return [items[i] for i in places[::-1].round().astype(int)]
 
 # %% ../nbs/00_core.ipynb #a679a0df
 def show_strip(
@@ -131,7 +127,7 @@ def show_strip(
 ):
     "Show how a picture changes: evenly spaced moments in one row, the first and the last included"
     ims = list(ims)
-    shown = spaced(zip(ims, [None]*len(ims) if titles is None else titles, strict=True), n)
+    shown = spaced(zip(ims, ['']*len(ims) if titles is None else titles, strict=True), n)
     show_images([im for im,_ in shown], [t for _,t in shown], ncols=len(shown), size=size)
 
 # %% ../nbs/00_core.ipynb #f9ce9884
@@ -156,8 +152,8 @@ def show_heatmap(
     ax.set_title(title or '')
     middle = (np.nanmin(values)+np.nanmax(values))/2
     for (i,j),v in np.ndenumerate(values):
-        look = dict(ha='center', va='center', fontsize=8, color='white' if v<middle else 'black')
-        if fmt: ax.text(j, i, format(v,fmt), **look)
+        if fmt: ax.text(j, i, format(v,fmt), ha='center', va='center', fontsize=8,
+                        color='white' if v<middle else 'black')
 
 # %% ../nbs/00_core.ipynb #1c05cc28
 def image_grid(
@@ -338,15 +334,15 @@ class Unfilled(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 # %% ../nbs/00_core.ipynb #network-load
-def load_network(
-    cls, # Its class, a `Network`
+@patch(cls_method=True)
+def from_pretrained(cls:Network,
     folder:str|Path, # Of the network, or of the model that it's a part of
     subfolder:str=None, # Of the part, such as 'unet'
     *,
     dtype:torch.dtype=None, # In which precision; None is float32, whatever the file has
     variant:str=None, # Of the weights, such as 'fp16'
 )->Network: # On the CPU, in eval mode
-    "Load a network from `config.json` and safetensors, strictly"
+    "Load this network from `config.json` and safetensors, strictly"
     folder = Path(folder)/(subfolder or '')
     config = json.loads((folder/'config.json').read_text('utf-8'))
     with torch.device('meta'),Unfilled(): network = cls(**config)
@@ -360,13 +356,6 @@ def load_network(
     nn.Module.load_state_dict(network, weights, assign=True)
     return network.to(dtype or torch.float32).eval()
 
-# %% ../nbs/00_core.ipynb #network-from
-@patch(cls_method=True)
-@delegates(load_network)
-def from_pretrained(cls:Network, folder, subfolder=None, **kwargs):
-    "Load this network, see `load_network`"
-    return load_network(cls, folder, subfolder, **kwargs)
-
 # %% ../nbs/00_core.ipynb #0dd345f3
 _measured = Path(miniai.__path__[0])/'measured'
 
@@ -375,7 +364,6 @@ def save_measured(
     results, # Lists, dicts, texts and numbers
 )->Path: # The file written
     "Keep what a command measured, for a notebook to show"
-    _measured.mkdir(exist_ok=True)
     file = _measured/f'{name}.json'
     written = json.dumps(results, indent=1, ensure_ascii=False) + '\n'
     with whole_file(file) as partial: partial.write_text(written, encoding='utf-8')
@@ -385,10 +373,14 @@ def measured(
     name:str, # What was measured
 ): # As it was given to `save_measured`
     "What a command measured and `save_measured` kept"
-    file = _measured/f'{name}.json'
-    if file.is_file(): return json.loads(file.read_text(encoding='utf-8'))
-    there = ', '.join(sorted(p.stem for p in _measured.glob('*.json'))) or 'nothing'
-    raise FileNotFoundError(f"nothing was measured by the name of {name!r}; there is: {there}")
+    return json.loads((_measured/f'{name}.json').read_text(encoding='utf-8'))
+
+# %% ../nbs/00_core.ipynb #measured-picture
+def measured_picture(
+    name:str, # What it shows
+)->Image.Image: # Kept as `name.png` beside the measurements
+    "A picture that takes a command minutes to draw"
+    return Image.open(_measured/f'{name}.png')
 
 # %% ../nbs/00_core.ipynb #door-numbers
 def whole(
@@ -415,6 +407,16 @@ def number(
     limits = f" from {at_least:g} to {at_most:g}" if (at_least,at_most)!=(-inf,inf) else ''
     raise (ValueError if isinstance(value, Real) else TypeError)(
         f"{name} is {value!r}; it must be a finite number{limits}")
+
+# %% ../nbs/00_core.ipynb #door-one-of
+def one_of(
+    value, # What was given
+    name:str, # Of the argument
+    choices, # What it may be
+): # `value`
+    "`value`, if it's among the choices"
+    if value in choices: return value
+    raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(map(str, choices))}")
 
 # %% ../nbs/00_core.ipynb #door-texts
 def texts(
@@ -468,14 +470,14 @@ def generators(
     "A generator for each image: from `seed` on, from a list of seeds, or those that are given"
     if isinstance(generator, Integral):
         raise TypeError(f"generator is {generator}, not a torch.Generator: give seed={generator}")
-    if seed is None: found = generator
+    if seed is None: found = list(generator) if isinstance(generator, tuple) else generator
     elif generator is not None: raise ValueError("give a seed or a generator, not one of each")
     else:
         seeds = seed if isinstance(seed, (list,tuple)) else range(whole(seed, 'seed'), seed+n)
         found = [torch.Generator().manual_seed(whole(s, 'seed', 0, 2**64-1)) for s in seeds]
-    if not isinstance(found, (list,tuple)): return found
-    if len(found)!=n: raise ValueError(f"{len(found)} seeds or generators for {n} images: give {n}")
-    return list(found)
+    if isinstance(found, list) and len(found)!=n:
+        raise ValueError(f"{len(found)} seeds or generators for {n} images: give {n}")
+    return found
 
 # %% ../nbs/00_core.ipynb #noise-draw
 def draw_noise(
@@ -484,7 +486,6 @@ def draw_noise(
 )->Tensor: # float32, of variance one
     "Standard normal noise, drawn where its generator lives; each image has its own in a list"
     if isinstance(generator, (list,tuple)):
-        if len(generator)==1: return draw_noise(shape, generator[0])
         each = one_or_n(generator, shape[0], 'generators')
         return torch.cat([draw_noise((1,*shape[1:]), g) for g in each])
     if hasattr(generator, 'randn'): return torch.as_tensor(generator.randn(*shape)).float()

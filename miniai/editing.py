@@ -10,6 +10,7 @@ __all__ = ['steps_to_skip', 'noisy_latents', 'image_to_image', 'to_mask', 'laten
 from pathlib import Path
 
 import numpy as np, torch, torch.nn.functional as F
+from fastcore.basics import listify
 from PIL import Image
 from torch import Tensor
 
@@ -67,8 +68,8 @@ def image_to_image(
     latents = encode_image(pictures, sd.vae, source, height=height, width=width)
     noise = draw_noise(latents.shape, source).to(latents)
     noisy = noisy_latents(sd.scheduler, latents, noise, start, num_inference_steps)
-    run = dict(num_inference_steps=num_inference_steps, generator=source)
-    return sd(prompts, latents=noisy, start=start, **run, **kwargs)
+    return sd(prompts, latents=noisy, start=start, num_inference_steps=num_inference_steps,
+              generator=source, **kwargs)
 
 # %% ../nbs/10_editing.ipynb #3e839286
 def to_mask(
@@ -180,8 +181,7 @@ def interpolate(
     **kwargs # `batch_size` and `progress`, see `draw_batches`
 )->list: # PIL images
     "Pictures on the way from prompt to prompt and from seed to seed"
-    seeds = list(seeds) if isinstance(seeds, (list,tuple)) else [seeds]
-    prompts,seeds = paired(prompts=texts(prompts), seeds=seeds)
+    prompts,seeds = paired(prompts=texts(prompts), seeds=listify(seeds))
     if len(prompts)<2: raise ValueError("give at least two prompts or two seeds")
     places = np.linspace(0, len(prompts)-1, whole(frames, 'frames', 2)).tolist()
     noise = draw_noise(sd.latent_shape(len(seeds)), generators(seeds, n=len(seeds)))
@@ -200,9 +200,9 @@ def save_animation(
 )->Path: # The file written
     "Save pictures as a film that plays over and over"
     path,ims,lossless = image_path(path),[to_rgb(f) for f in frames],quality is None
-    webp = dict(lossless=lossless, quality=80 if lossless else quality)
-    kinds,kind = {'.webp':webp, '.gif':dict(disposal=1), '.png':{}},path.suffix.lower()
-    if kind not in kinds: raise ValueError(f"a film is saved as {', '.join(kinds)}, not {kind!r}")
+    kinds = {'.webp':dict(lossless=lossless, quality=80 if lossless else quality),
+             '.gif':dict(disposal=1), '.png':{}}
+    kind = one_of(path.suffix.lower(), "the ending of a film's name", kinds)
     sizes = {im.size for im in ims}
     if len(sizes)!=1: raise ValueError(f"a film has pictures of one size, these: {sorted(sizes)}")
     duration = round(1000/number(fps, 'fps', .1, 50))
@@ -243,8 +243,7 @@ def invert_latents(
     num_inference_steps:int=50, # As many as they will be drawn with
 )->Tensor: # Of the shape of `latents`
     "The noise that DDIM would draw these latents from, unguided (Song et al. 2021, section 4.3)"
-    inverse = DDIMInverse(scheduler.config)
-    *_,last = denoise(latents, embeddings, unet, inverse, guidance_scale=1,
+    *_,last = denoise(latents, embeddings, unet, DDIMInverse(scheduler.config), guidance_scale=1,
                       num_inference_steps=num_inference_steps)
     return last.latents
 

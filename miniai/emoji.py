@@ -46,17 +46,17 @@ def shades(
     "How much darker each pixel is than the middle lightness of its drawing, and how much lighter"
     alpha = sprites[...,3:,:,:]
     light = (sprites[...,:3,:,:]*torch.tensor([.299,.587,.114])[:,None,None]).sum(-3, keepdim=True)
-    light = light/alpha.clamp(min=1e-3)
+    light = light/alpha.clamp(min=1e-3) # No longer premultiplied
     covered = light.masked_fill(alpha<.9, torch.nan).flatten(-2) # Without half-covered edges
     low,middle,high = covered.nanquantile(torch.tensor([.05,.5,.95]), dim=-1)[...,None,None]
-    darker = (middle - light)/(middle - low).clamp(min=.15)
+    darker = (middle - light)/(middle - low).clamp(min=.15) # A flat drawing stays nearly flat
     lighter = (light - middle)/(high - middle).clamp(min=.15)
-    return (torch.cat([darker, lighter], -3).clamp(0, 1)*alpha).nan_to_num()
+    return (torch.cat([darker, lighter], -3).clamp(0, 1)*alpha).nan_to_num() # nan: no such drawing
 
 # %% ../nbs/11_emoji.ipynb #tones
 tones = torch.stack([.5*palette, palette, .6*palette + .4]) # (3,11,3): dark, middle, light
 for name,other,middle,light in ('black',1.,.14,.45), ('white',0.,.08,0.):
-    i = colors.index(name)
+    i = colors.index(name) # Its middle and light tones move towards `other`
     tones[1:,i] = palette[i] + torch.tensor([[middle],[light]])*(other - palette[i])
 
 def tinted(
@@ -122,19 +122,19 @@ class Pictures:
         "Things in their own colours or tinted"
         sprites = self.sprites[style,thing]
         alpha = sprites[:,3:]
-        tints = tinted(alpha, self.shades[style,thing], color%own) # Unless it's `own`
+        tints = tinted(alpha, self.shades[style,thing], color%own) # `own` becomes 0, not used
         return torch.where((color<own)[:,None,None,None], torch.cat([tints, alpha], 1), sprites)
 
-# %% ../nbs/11_emoji.ipynb #f41289b9
+# %% ../nbs/11_emoji.ipynb #pictures-compose
 @patch
-def __call__(self:Pictures,
+def compose(self:Pictures,
     rows:Tensor, # int64 (n,6): first thing, its colour, second thing, its colour, axis, background
-    generator:torch.Generator|None=None, # Of styles, sizes, places and mirroring
+    style:Tensor, # int64 (n,2), of the first and the second thing
+    size:Tensor, # (n,2) sides of their tiles, in pixels
+    centre:Tensor, # (n,2,2) x and y of their centres, in pixels
+    mirrored:Tensor, # bool (n,2)
 )->Tensor: # (n,3,64,64) in [0,1]
-    "A picture for each row"
-    size,centre = layout(rows, generator)
-    style = torch.randint(len(self.sprites), (len(rows),2), generator=generator)
-    mirrored = torch.rand(len(rows), 2, generator=generator)<.5
+    "A picture for each row, with its things in given styles, sizes and places"
     x = palette[rows[:,5]][:,:,None,None].repeat(1, 1, 64, 64)
     for i in range(2):
         there = rows[:,2*i]<nothing
@@ -144,16 +144,28 @@ def __call__(self:Pictures,
         x[there] = x[there]*(1 - layer[:,3:]) + layer[:,:3]
     return x
 
+# %% ../nbs/11_emoji.ipynb #f41289b9
+@patch
+def __call__(self:Pictures,
+    rows:Tensor, # int64 (n,6)
+    generator:torch.Generator|None=None, # Of styles, sizes, places and mirroring
+)->Tensor: # (n,3,64,64) in [0,1]
+    "A random picture for each row"
+    size,centre = layout(rows, generator)
+    style = torch.randint(len(self.sprites), (len(rows),2), generator=generator)
+    mirrored = torch.rand(len(rows), 2, generator=generator)<.5
+    return self.compose(rows, style, size, centre, mirrored)
+
 # %% ../nbs/11_emoji.ipynb #0a1d03b7
 def held_out(
     rows:Tensor, # int64 (n,6)
 )->Tensor: # bool (n,)
     "Does the picture hold a combination that's kept from all training?"
     a,color_a,b,color_b,axis,background = rows.unbind(1)
-    tinted = lambda thing,color: (thing<nothing) & (color<own) & ((3*thing + 5*color)%8==0)
+    tint = lambda thing,color: (thing<nothing) & (color<own) & ((3*thing + 5*color)%8==0)
     behind = lambda thing: (thing<nothing) & ((5*thing + 3*background)%8==3)
     pair = (b<nothing) & ((3*a + 5*b + 4*axis)%8==5)
-    return tinted(a,color_a) | tinted(b,color_b) | behind(a) | behind(b) | pair
+    return tint(a,color_a) | tint(b,color_b) | behind(a) | behind(b) | pair
 
 # %% ../nbs/11_emoji.ipynb #c7f15bbb
 def random_rows(

@@ -6,8 +6,8 @@
 __all__ = ['judge_file', 'cells', 'kinds', 'questions', 'frame_color', 'background_color', 'tint_color', 'thing_colors', 'Judge',
            'worn', 'JudgeLoss', 'load_judge', 'train_judge', 'places', 'order', 'describe', 'marks', 'wilson',
            'frechet_distance', 'diversity', 'some_rows', 'prompt', 'sentence', 'to_tensor', 'draw', 'draw_rows',
-           'clip_accuracy', 'others', 'swapped', 'load_clip', 'clip_scores', 'measure', 'as_table', 'try_scales',
-           'evaluate', 'as_markdown', 'main']
+           'clip_accuracy', 'others', 'swapped', 'clip_scores', 'measure', 'as_table', 'try_scales', 'evaluate',
+           'as_markdown', 'main']
 
 # %% ../nbs/13_evaluation.ipynb #09dd78cb
 import itertools, json, math, random, time
@@ -19,12 +19,12 @@ from accelerate.utils import set_seed
 from torch import Tensor,nn
 from fastcore.script import call_parse
 from safetensors.torch import load_file,save_file
-from transformers import CLIPModel,CLIPTokenizer
+from .clip import CLIP
 from .core import embedded_model,progress_bar
 from .emoji import *
-from .pipeline import StableDiffusion,quiet
+from .pipeline import StableDiffusion
 from .loop import new_accelerator,run
-from .training import psnr, through_vae, to_half, token_ids
+from .training import psnr, through_vae, to_half
 
 # %% ../nbs/13_evaluation.ipynb #145481b0
 def frame_color(
@@ -47,10 +47,11 @@ def tint_color(
     behind:Tensor, # (3,), the background
 )->Tensor: # Index into `colors`
     "The colour that explains the pixels of a tinted thing best"
-    shade,cover = torch.linspace(.6, 1, 5)[:,None,None],torch.tensor([.5,.75,1])[:,None]
-    mixtures = cover*shade*palette[:,None,None] + (1 - cover)*behind # (11,5,3,3)
-    distance = torch.cdist(pixels, mixtures.flatten(1,2)).amin(2)    # (11,k)
-    return distance.mean(1).argmin()
+    shade = torch.cat([tones, (tones[:2] + tones[1:])/2])     # (5,11,3)
+    cover = torch.tensor([.5,.75,1])[:,None,None,None]
+    mixtures = cover*shade + (1 - cover)*behind               # (3,5,11,3)
+    mixtures = mixtures.flatten(0,1).transpose(0,1)           # (11,15,3)
+    return torch.cdist(pixels, mixtures).amin(2).mean(1).argmin()
 
 # %% ../nbs/13_evaluation.ipynb #6d22711f
 def thing_colors(
@@ -186,7 +187,7 @@ def marks(
     rows:Tensor, # int64 (n,6), what was asked for
     seen:Tensor, # int64 (n,6), what's in the pictures; see `describe`
 )->dict: # bool tensors (n,): things, colors, relation, background, everything; and asked, all True
-    "What's right about pictures"
+    "What's right about pictures; the colour of a thing that wasn't to be tinted isn't asked"
     same = lambda o: (rows[:,[0,2]]==o[:,[0,2]]).all(1)
     turned = seen[:,[2,3,0,1,4,5]]                          # the other thing first
     facing = torch.where(same(seen)[:,None], seen, turned)  # in the order that was asked for
@@ -231,7 +232,7 @@ def some_rows(
     kind:str, # One of `kinds`
     n:int, # How many
     held:bool=False, # Held-out combinations?
-    choosing:bool=False, # Rows that are set aside for choosing the guidance?
+    choosing:bool=False, # Those of training that are set aside for choosing the guidance?
 )->Tensor: # int64 (n,6); where there are fewer, they're repeated
     "Rows to draw, each of them about equally often"
     gen = torch.Generator().manual_seed(0)
@@ -271,7 +272,7 @@ def to_tensor(
 # %% ../nbs/13_evaluation.ipynb #185578ae
 def draw(
     sd:StableDiffusion,
-    prompts, # Strings
+    prompts:list, # Strings
     *,
     batch_size:int=20,
     seed:int=0, # Of the first picture
@@ -294,18 +295,16 @@ def draw_rows(
     return draw(sd, prompts, seed=seed, **kwargs)
 
 # %% ../nbs/13_evaluation.ipynb #c0504583
-@torch.no_grad()
 def clip_accuracy(
-    clip:CLIPModel,
-    tokenizer,
+    clip:CLIP,
     x:Tensor, # (n,3,64,64) pictures in [0,1]
     rivals:Tensor, # int64 (n,k,6): for each picture k rows, the true one first
 )->float: # Share
     "How often CLIP prefers the sentence of the true row"
     unique,index = rivals.flatten(0,1).unique(dim=0, return_inverse=True)
-    ids = token_ids(tokenizer, [sentence(row) for row in unique.tolist()])
-    logits = clip(pixel_values=x*2 - 1, input_ids=ids).logits_per_image # (n, unique rows)
-    return (logits.gather(1, index.view(rivals.shape[:2])).argmax(1)==0).float().mean().item()
+    texts = clip.text_features([sentence(row) for row in unique.tolist()])
+    fit = (clip.image_features(x)@texts.T).gather(1, index.view(rivals.shape[:2])) # (n,k)
+    return (fit.argmax(1)==0).float().mean().item()
 
 # %% ../nbs/13_evaluation.ipynb #b9dfd899
 def others(
@@ -324,23 +323,14 @@ def swapped(
     return torch.stack([rows, rows[:,[2,3,0,1,4,5]]], 1)
 
 # %% ../nbs/13_evaluation.ipynb #c710dc0e
-def load_clip(
-    path=None, # Folder of a model; None is the embedded one
-)->tuple: # CLIPModel, CLIPTokenizer
-    "Both halves of CLIP, in float32"
-    path = Path(path or embedded_model('emoji'))
-    with quiet(): return (CLIPModel.from_pretrained(path/'clip').eval(),
-                          CLIPTokenizer.from_pretrained(path/'tokenizer'))
-
 def clip_scores(
-    clip:CLIPModel,
-    tokenizer,
+    clip:CLIP,
     real:Pictures,
     n:int, # How many pictures of each kind
 )->dict: # Shares: thing, color, relation
     "How often CLIP tells real pictures' things, colours and relations from others"
     see = lambda rows: real(rows, torch.Generator().manual_seed(3))
-    share = lambda rows,rivals: clip_accuracy(clip, tokenizer, see(rows), rivals)
+    share = lambda rows,rivals: clip_accuracy(clip, see(rows), rivals)
     one,tinted,two = (some_rows(kind, n) for kind in ('one','tinted','two'))
     return dict(thing=share(one, others(one, 0, nothing)), relation=share(two, swapped(two)),
                 color=share(tinted, others(tinted, 1, own)))
@@ -367,13 +357,13 @@ def measure(
 )->dict: # counts: [right, of] for each of `questions`; frechet: the distance to real pictures
     "How well pictures show what they should"
     pictures = {kind: make(rows) for kind,rows in asked.items()}
-    look = lambda kind,rows: marks(rows, describe(judge, pictures[kind], rows[:,2]<nothing))
-    m = {kind: look(kind, rows) for kind,rows in asked.items()}
+    m = {kind: marks(rows, describe(judge, pictures[kind], rows[:,2]<nothing))
+         for kind,rows in asked.items()}
     m['all'] = {name: torch.cat([o[name] for o in m.values()]) for name in ('everything','asked')}
-    count = lambda kind,right,of: [m[kind][right].sum().item(), m[kind][of].sum().item()]
     features = lambda xs: torch.cat([judge.features(x) for x in xs])
     others = [real(rows, torch.Generator().manual_seed(2)) for rows in asked.values()]
-    return dict(counts={name: count(*o) for name,o in questions.items()},
+    return dict(counts={name: [m[kind][o].sum().item() for o in (right,of)]
+                        for name,(kind,right,of) in questions.items()},
                 frechet=frechet_distance(features(pictures.values()), features(others)))
 
 # %% ../nbs/13_evaluation.ipynb #b4a6dded
@@ -395,17 +385,18 @@ def try_scales(
     scales, # To try
     n:int, # Rows of each kind
     real:Pictures, # For comparison
-)->list: # [scale, right, of]
+)->tuple: # [scale, right, of] for each scale, and the best scale
     "How many pictures are right in everything, by guidance scale, on rows that are set aside"
     aside = {kind: some_rows(kind, n, choosing=True) for kind in kinds}
     marked = lambda g: list(measure(
         judge, lambda rows: drawn(rows, g, 10**6), aside, real)['counts'].values())
-    return [[g, *marked(g)[-1]] for g in scales]
+    tried = [[g, *marked(g)[-1]] for g in scales]
+    return tried,max(tried, key=lambda o: o[1])[0]
 
 # %% ../nbs/13_evaluation.ipynb #49479db6
 def evaluate(
     sd:StableDiffusion,
-    clip:tuple, # See `load_clip`
+    clip:CLIP,
     n:int=500, # Rows of each kind, trained and held out
     guidance=(2.,3.,4.,6.), # Scales to choose from
     num_inference_steps:int=15,
@@ -414,19 +405,19 @@ def evaluate(
     start,judge,real = time.time(),load_judge(),Pictures()
     trained,held = ({kind: some_rows(kind, n, o) for kind in kinds} for o in (False,True))
     composed = lambda rows: real(rows, torch.Generator().manual_seed(1))
-    drawn = lambda rows,scale,seed=0: draw_rows(
-        sd, rows, seed, guidance_scale=scale, num_inference_steps=num_inference_steps)
-    tried = try_scales(judge, drawn, guidance, math.ceil(n/10), real)
-    best = max(tried, key=lambda o: o[1])[0]
+    how = dict(num_inference_steps=num_inference_steps)
+    drawn = lambda rows,scale,seed=0: draw_rows(sd, rows, seed, guidance_scale=scale, **how)
+    tried,best = try_scales(judge, drawn, guidance, math.ceil(n/10), real)
     make = {'composed': composed, 'through the VAE': lambda o: through_vae(sd.vae, composed(o)),
             'drawn, trained': lambda rows: drawn(rows, best)}
-    columns = {name: measure(judge, make[name], trained, real) for name in make}
+    columns = {name: measure(judge, f, trained, real) for name,f in make.items()}
     columns['drawn, held out'] = measure(judge, make['drawn, trained'], held, real)
-    same = some_rows('one', math.ceil(n/10)).repeat_interleave(8, 0)
-    varied = [diversity(judge.features(o(same)).view(-1, 8, 192)) for o in make.values()]
-    return dict(columns=columns, n=n, num_inference_steps=num_inference_steps, guidance=best,
-        tried=tried, diversity=varied[2]/varied[0], clip=clip_scores(*clip, real, n),
-        psnr=psnr(sd.vae, composed(held['both'])).mean().item(), minutes=(time.time() - start)/60)
+    same = trained['one'][:math.ceil(n/10)].repeat_interleave(8, 0)
+    again = draw(sd, [*map(sentence, same.tolist())], guidance_scale=best, **how)
+    a,b = (diversity(judge.features(x).view(-1, 8, 192)) for x in (composed(same), again))
+    return dict(columns=columns, n=n, **how, guidance=best, tried=tried,
+        minutes=(time.time() - start)/60, clip=clip_scores(clip, real, n), diversity=b/a,
+        psnr=sum(psnr(sd.vae, composed(o)).mean().item() for o in held.values())/len(held))
 
 # %% ../nbs/13_evaluation.ipynb #fb21c115
 def as_markdown(
@@ -461,7 +452,7 @@ def main(
     "Measure how well a model draws what it's asked for"
     if judge_steps: train_judge(judge_steps)
     folder = Path(model or embedded_model('emoji'))
-    result = evaluate(StableDiffusion.from_pretrained(folder), load_clip(folder), n=n,
-                      num_inference_steps=steps)
+    result = evaluate(StableDiffusion.from_pretrained(folder), CLIP.from_pretrained(folder),
+                      n=n, num_inference_steps=steps)
     print(as_markdown(result))
     if save: (folder/'evaluation.json').write_text(json.dumps(result, indent=1))

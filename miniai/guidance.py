@@ -8,7 +8,7 @@ __all__ = ['guidance_interval', 'AttentionMaps', 'attention_shares', 'attention_
 
 # %% ../nbs/05_guidance.ipynb #05-imports
 from collections.abc import Callable,Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 import re
 import numpy as np, torch, torch.nn.functional as F
@@ -111,13 +111,12 @@ def attention_maps(
     layers = {name:layer for name,layer in unet.named_modules() if name.endswith('attn2')}
     if not layers: raise TypeError(f"{type(unet).__name__} has no cross-attention, no attn2")
     maps = AttentionMaps(n)
-    hooks = [unet.register_forward_pre_hook(maps.before_unet, with_kwargs=True)]
-    for name,layer in layers.items():
-        hook = partial(maps.before_layer, name)
-        hooks.append(layer.register_forward_pre_hook(hook, with_kwargs=True))
-    try: yield maps
-    finally:
-        for hook in hooks: hook.remove()
+    with ExitStack() as hooks: # It removes them
+        hooks.enter_context(unet.register_forward_pre_hook(maps.before_unet, with_kwargs=True))
+        for name,layer in layers.items():
+            hook = partial(maps.before_layer, name)
+            hooks.enter_context(layer.register_forward_pre_hook(hook, with_kwargs=True))
+        yield maps
 
 # %% ../nbs/05_guidance.ipynb #2e8a6f70
 def prompt_words(
@@ -159,5 +158,5 @@ def show_attention(
     heats = ((heats-low)/(high-low).clamp(min=1e-12)).cpu().numpy()
     heats = pyplot().get_cmap('viridis')(heats)[...,:3]
     grey = np.asarray(image.convert('L'))[...,None]/255
-    titles = ['', *(word for word,_ in tokens)]
-    show_images([image, *(.35*grey + .65*heats)], titles, ncols=ncols, size=size)
+    show_images([image, *(.35*grey + .65*heats)], ['', *(word for word,_ in tokens)],
+                ncols=ncols, size=size)

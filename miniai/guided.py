@@ -83,8 +83,8 @@ def main(
     checkpoints:str=None, # Folder of checkpoints and losses; without it, beside `out`
     model:str=None, # Folder of the teacher; without it, the embedded model
     start:int=16, # Steps of the first student, a power of two
-    guided_steps:int=300, # Training steps of stage one
-    steps:int=50, # Training steps of each halving; the last two get twice as many
+    guided_steps:int=1500, # Training steps of stage one
+    steps:int=150, # Training steps of each halving; the last two get twice as many
     pictures:int=20_000, # To learn from
 ):
     "Distil a model and its guidance into students of few steps, with one evaluation for each"

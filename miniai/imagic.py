@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['paper_recipe', 'small_recipe', 'edit_kinds', 'faces', 'spread_timesteps', 'reconstruction_loss', 'reconstruct',
-           'Recipe', 'recipe_for', 'Imagic', 'compose', 'silhouette', 'iou', 'boxes', 'stays', 'reached', 'Edit',
-           'random_edit', 'garment_pictures']
+           'Recipe', 'recipe_for', 'Imagic', 'silhouette', 'iou', 'boxes', 'stays', 'reached', 'Edit', 'random_edit',
+           'garment_pictures']
 
 # %% ../nbs/17_imagic.ipynb #29a03ae1
 from collections.abc import Iterator
@@ -50,13 +50,12 @@ def reconstruction_loss(
     bias:float=1., # Of the timesteps, see `spread_timesteps`
 )->Tensor: # A scalar
     "How far a U-Net's noise prediction is off, for one picture (Kawar et al. 2022, equation 2)"
-    config = scheduler.config
-    t = spread_timesteps(batch_size, config.num_train_timesteps, generator, bias=bias)
+    t = spread_timesteps(batch_size, scheduler.config.num_train_timesteps, generator, bias=bias)
     noise = draw_noise((batch_size,*latents.shape[1:]), generator).to(latents)
     t,copies = t.to(latents.device),latents.expand_as(noise)
     text = embedding.expand(batch_size, -1, -1)
     pred = unet(scheduler.add_noise(copies, noise, t), t, encoder_hidden_states=text).sample
-    velocity = config.prediction_type=='v_prediction'
+    velocity = scheduler.config.prediction_type=='v_prediction'
     return F.mse_loss(pred, scheduler.get_velocity(copies, noise, t) if velocity else noise)
 
 # %% ../nbs/17_imagic.ipynb #bc2a2162
@@ -180,29 +179,10 @@ def fit(self:Imagic,
     progress:bool=True, # Show how far it is, in a terminal or a notebook
 )->Imagic: # Itself
     "Stages one and two"
-    stages = dict(embedding=self.fit_embedding(), unet=self.fit_unet())
-    for name,losses in stages.items():
+    for name,losses in ('embedding',self.fit_embedding()), ('unet',self.fit_unet()):
         total = getattr(self.recipe, f'{name}_steps')
-        for _ in progress_bar(losses, total=total, desc=name, disable=not progress): pass
+        list(progress_bar(losses, total=total, desc=name, disable=not progress))
     return self
-
-# %% ../nbs/17_imagic.ipynb #edit-compose
-def compose(
-    pictures:Pictures,
-    row, # Six numbers
-    style:int, # Which of its styles
-    size:Tensor, # (2,), of the things, in pixels
-    centre:Tensor, # (2,2), x and y of their centres
-    mirrored:bool,
-)->Tensor: # (3,64,64) in [0,1]
-    "A picture with its things at given places"
-    x = palette[row[5]][:,None,None].repeat(1, 64, 64)
-    for i in range(2):
-        if row[2*i]==nothing: continue
-        drawing = pictures.drawings(*(torch.tensor([o]) for o in (style,row[2*i],row[2*i+1])))
-        layer = place(drawing, size[i:i+1], centre[i:i+1], torch.tensor([mirrored]))[0]
-        x = x*(1 - layer[3:]) + layer[:3]
-    return x
 
 # %% ../nbs/17_imagic.ipynb #b80f6583
 def silhouette(
@@ -238,8 +218,7 @@ def stays(
     "The pixels that an edit of this kind shouldn't change"
     mask = silhouette(x)
     if kind=='thing': return boxes(mask)
-    if kind=='add' and goal[4]==0: mask[:,:,32:] = False # the new thing's half
-    if kind=='add' and goal[4]==1: mask[:,32:] = False
+    if kind=='add': mask.narrow(2 - goal[4], 32, 32).fill_(False) # The new thing's half
     return mask
 
 # %% ../nbs/17_imagic.ipynb #edit-reach
@@ -290,8 +269,8 @@ def random_edit(
         goal = dict(color=[a,color,*given[2:]], background=[*given[:5],color],
                     add=[*given[:2],b,own,axis,back]).get(kind, [b,*given[1:]])
         size,centre = layout(torch.tensor([goal]), generator)
-        where = style,size[0],centre[0],pick([False,True])
-        x,perfect = (compose(pictures, row, *where)[None] for row in (given,goal))
+        where = torch.full((1,2), style),size,centre,torch.full((1,2), pick([False,True]))
+        x,perfect = (pictures.compose(torch.tensor([row]), *where) for row in (given,goal))
         clear = iou(*(stays(kind, goal, o) for o in (x,perfect)))>.85
         hidden = {given[1],goal[1]} & {given[5],goal[5]} # tinted like its background
         fine = clear and a!=b and not hidden and not held_out(torch.tensor([goal]))
@@ -311,7 +290,7 @@ def garment_pictures(
         brightest = F.max_pool2d(light, 3, stride=1, padding=1) # nearby
         alpha = (light/(.6*brightest).clamp(min=.25)).clamp(max=1)
         grey = alpha*(.4 + .6*light)
-        sprites = F.interpolate(torch.cat([grey,grey,grey,alpha], 1), size=64, mode='bilinear')
-        pictures.sprites[:,things.index(name)] = sprites
+        pictures.sprites[:,things.index(name)] = F.interpolate(
+            torch.cat([grey,grey,grey,alpha], 1), size=64, mode='bilinear')
     pictures.shades = shades(pictures.sprites)
     return pictures

@@ -9,14 +9,15 @@ __all__ = ['TrainStep', 'batch_generator', 'learning_rate', 'orthogonal', 'Muon'
 # %% ../nbs/12_loop.ipynb #lp-imp
 import atexit
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
-import matplotlib.pyplot as plt, torch
+import matplotlib.pyplot as plt, numpy as np, torch
 from accelerate import Accelerator, InitProcessGroupKwargs, PartialState, utils
 from diffusers.training_utils import EMAModel
 from fastcore.basics import patch
 from torch import Tensor, nn
-from .core import default_device,progress_bar,whole_file
+from .core import default_device,one_of,progress_bar,whole_file
 
 # %% ../nbs/12_loop.ipynb #19e898c7
 class TrainStep(NamedTuple):
@@ -28,9 +29,9 @@ class TrainStep(NamedTuple):
 # %% ../nbs/12_loop.ipynb #482b12a6
 def batch_generator(
     step:int, # Number of the batch
-    stream:int=0, # Below 1,000: another source for each
+    stream:int=0, # Which series of batches, 0 to 999
 )->torch.Generator:
-    "The source of randomness of one batch"
+    "The random generator of one batch"
     return torch.Generator().manual_seed(step*1000 + stream)
 
 # %% ../nbs/12_loop.ipynb #lr
@@ -47,14 +48,14 @@ def learning_rate(
 def orthogonal(
     g:Tensor, # (k,m,n) matrices
 )->Tensor: # (k,m,n), with singular values of about 1
-    "Newton-Schulz iteration (Jordan et al. 2024), computed with matrices of min(m,n)²"
+    "Newton-Schulz iteration (Jordan et al. 2024) on min(m,n)×min(m,n) matrices"
     if g.shape[1]>g.shape[2]: return orthogonal(g.mT).mT
     x = g/(g.norm(dim=(1,2), keepdim=True) + 1e-7)
     a = x@x.mT
     done = one = torch.eye(len(a[0]), device=g.device, dtype=g.dtype)
     for _ in range(5):
         factor = 3.4445*one - 4.7750*a + 2.0315*a@a
-        done,a = factor@done,factor@a@factor # `done` turns x into the x of this step, whose xxᵀ is `a`
+        done,a = factor@done,factor@a@factor # x would now be done@x, and its xxᵀ is a
     return done@x
 
 # %% ../nbs/12_loop.ipynb #muon-class
@@ -72,7 +73,8 @@ class Muon(torch.optim.Optimizer):
                 if p.grad is not None: shapes.setdefault(p.flatten(1).shape, []).append(p)
             for shape,params in shapes.items():
                 for p in params:
-                    self.state[p].setdefault('momentum', torch.zeros_like(p)).lerp_(p.grad, 1-beta)
+                    if not self.state[p]: self.state[p]['momentum'] = torch.zeros_like(p)
+                    self.state[p]['momentum'].lerp_(p.grad, 1-beta)
                 # Nesterov momentum: look one step ahead
                 updates = [p.grad.lerp(self.state[p]['momentum'], beta).flatten(1) for p in params]
                 updates = .2*max(shape)**.5*orthogonal(torch.stack(updates))
@@ -84,22 +86,21 @@ class MuonAdamW:
     def __init__(self,
         module:nn.Module, # Whose parameters
         lr:float, # Learning rate
-        weight_decay:float=.01, # Of the matrices
     ):
         embeddings = {id(m.weight) for m in module.modules() if isinstance(m, nn.Embedding)}
         params = [p for p in module.parameters() if p.requires_grad]
         matrices = [p for p in params if p.ndim>1 and id(p) not in embeddings]
         rest = [p for p in params if p.ndim<2 or id(p) in embeddings]
-        self.optimizers = (Muon(matrices, lr, weight_decay),
-                           torch.optim.AdamW(rest, lr, betas=(.9,.99), weight_decay=0.))
+        adamw = partial(torch.optim.AdamW, betas=(.9,.99), weight_decay=0.)
+        self.optimizers = [o(ps, lr) for o,ps in ((Muon, matrices), (adamw, rest)) if ps]
+        self.lr = lr
 
 # %% ../nbs/12_loop.ipynb #6aafb93c
 @patch
 def step(self:MuonAdamW, factor=1.):
-    "Take a step with `factor` times the learning rate, and forget the gradients"
+    "Take a step with `factor` times the learning rate, and zero the gradients"
     for opt in self.optimizers:
-        for group in opt.param_groups:
-            group['lr'] = group.setdefault('initial_lr', group['lr'])*factor
+        for group in opt.param_groups: group['lr'] = self.lr*factor
         opt.step()
         opt.zero_grad()
 
@@ -109,6 +110,7 @@ def state_dict(self:MuonAdamW): return [o.state_dict() for o in self.optimizers]
 
 @patch
 def load_state_dict(self:MuonAdamW, states):
+    "Go on with these states, at this run's own learning rate"
     for o,state in zip(self.optimizers, states): o.load_state_dict(state)
 
 # %% ../nbs/12_loop.ipynb #5b758beb
@@ -118,9 +120,9 @@ def save_checkpoint(
     **parts # What has a `state_dict`, by name
 ):
     "Write the state of a run, if this is the main process"
-    if not PartialState().is_main_process: return
-    states = {name: part.state_dict() for name,part in parts.items()}
-    with whole_file(file) as new: torch.save(dict(step=step, **states), new)
+    if PartialState().is_main_process:
+        states = {name: part.state_dict() for name,part in parts.items()}
+        with whole_file(file) as new: torch.save(dict(step=step, **states), new)
 
 # %% ../nbs/12_loop.ipynb #4718cc40
 def resume(
@@ -128,7 +130,7 @@ def resume(
     device='cpu', # Where to
     **parts # What to load from it
 )->int: # Steps done
-    "Go on where a run stopped"
+    "Load a checkpoint, to go on where its run stopped"
     if not file or not Path(file).is_file(): return 0
     state = torch.load(file, map_location=device, weights_only=True)
     for name,part in parts.items(): part.load_state_dict(state[name])
@@ -138,7 +140,7 @@ def resume(
 def train(
     loss:nn.Module, # Takes a `torch.Generator`, gives a scalar; trained in place
     *, steps:int, # How many
-    lr:float, # The learning rate between its rise, of 100 steps, and its fall
+    lr:float, # The learning rate after 100 steps of warmup
     ema:float=.999, # Decay of the averaged weights
     checkpoint=None, # File to write checkpoints to, and to resume from
     every:int=100, # Steps between checkpoints
@@ -150,14 +152,14 @@ def train(
     net,params = acc.prepare(loss),[p for p in loss.parameters() if p.requires_grad]
     optimizer,average = MuonAdamW(loss, lr),EMAModel(params, decay=ema)
     parts = dict(loss=loss, optimizer=optimizer, average=average)
-    for step in range(resume(checkpoint, params[0].device, **parts), steps):
-        with acc.autocast(): value = net(batch_generator(step, stream))
+    for step in range(resume(checkpoint, params[0].device, **parts) + 1, steps+1):
+        with acc.autocast(): value = net(batch_generator(step-1, stream))
         acc.backward(value)
         acc.clip_grad_norm_(params, 1.)
-        optimizer.step(learning_rate(step, steps))
+        optimizer.step(learning_rate(step-1, steps))
         average.step(params)
-        if checkpoint and (step+1)%every==0: save_checkpoint(checkpoint, step+1, **parts)
-        yield TrainStep(step+1, acc.reduce(value.detach(), 'mean'), average)
+        if checkpoint and (step%every==0 or step==steps): save_checkpoint(checkpoint, step, **parts)
+        yield TrainStep(step, acc.reduce(value.detach(), 'mean'), average)
     average.copy_to(params)
 
 # %% ../nbs/12_loop.ipynb #08e66dd7
@@ -172,7 +174,7 @@ def forget_after(
 # %% ../nbs/12_loop.ipynb #78be6d34
 def run(
     loss:nn.Module, # What to train
-    name:str, # Of the stage
+    name:str, # Of its files
     checkpoints, # Folder for its checkpoint and its record of losses
     *, steps:int, # How many
     report:int=100, # Steps whose mean loss becomes one line of the record
@@ -183,26 +185,25 @@ def run(
     checkpoints,main = Path(checkpoints),PartialState().is_main_process
     checkpoints.mkdir(parents=True, exist_ok=True)
     file,record,since = checkpoints/f'{name}.pt',checkpoints/f'{name}.csv',[]
-    done = resume(file)
+    done = resume(file) # Without parts: only the number of steps
     if main: forget_after(record, done)
     if main and done>=steps: print(f"{file} is done: delete it to train {name} again")
     taken = loop(loss, steps=steps, checkpoint=file, **kwargs)
     for o in (bar := progress_bar(taken, total=steps, initial=done, desc=name, disable=not main)):
         since.append(o.loss.item())
-        if o.step%report and o.step<steps: continue
-        mean,since = sum(since)/len(since),[]
-        bar.set_postfix(loss=f'{mean:.4f}')
-        if main: record.open('a').write(f'{o.step},{mean:.5f}\n')
+        if o.step%report==0 or o.step==steps:
+            mean,since = sum(since)/len(since),[]
+            bar.set_postfix(loss=f'{mean:.4f}', refresh=False)
+            if main: record.open('a').write(f'{o.step},{mean:.5f}\n')
     return loss.model.eval()
 
 # %% ../nbs/12_loop.ipynb #6bc277e4
 def show_losses(
     name:str, # Of the run, such as clip, vae or unet
-    folder, # Of records of the loss
+    folder, # Of its record
 ):
     "Plot the loss of a training run"
-    lines = (Path(folder)/f'{name}.csv').read_text().splitlines()
-    steps,losses = zip(*(map(float, line.split(',')) for line in lines))
+    steps,losses = np.loadtxt(Path(folder)/f'{name}.csv', delimiter=',', unpack=True)
     _,ax = plt.subplots(figsize=(4,2))
     ax.semilogy(steps, losses)
     ax.set(xlabel='step', ylabel='loss', title=name)
@@ -230,10 +231,10 @@ def gather(
 def new_accelerator(
     precision:str, # 'no' or 'bf16'
 )->Accelerator:
-    "For this process, of however many"
+    "This process's `Accelerator`"
     torch.set_flush_denormal(True) # Tiny numbers are slow
     patient = InitProcessGroupKwargs(timeout=timedelta(hours=6)) # While the main process encodes
-    accelerator = Accelerator(mixed_precision=precision, cpu=default_device()=='cpu',
-                              kwargs_handlers=[patient])
+    accelerator = Accelerator(mixed_precision=one_of(precision, 'precision', ['no','bf16']),
+                              cpu=default_device()=='cpu', kwargs_handlers=[patient])
     atexit.register(accelerator.end_training)
     return accelerator

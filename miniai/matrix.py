@@ -124,7 +124,7 @@ def __setitem__(self:Matrix, key, value):
         if m.shape!=there.shape: raise ValueError(f'the shapes {m.shape} and {there.shape} differ')
         values = m.flat
     if len(values)!=len(places): raise ValueError(f'{len(values)} values for {len(places)} places')
-    for v in values:
+    for v in values:                                            # e.g. z[0,0] = [1] fails here
         if not isinstance(v, Number): raise TypeError(f'one element takes one number, not {v!r}')
     for (r,c),v in zip(places, values): self._rows[r][c] = v
 
@@ -151,13 +151,13 @@ def _elementwise(op, m, other):
 
 # %% ../nbs/20_matrix.ipynb #3d857b70
 def _add_operator(name):
-    "Give Matrix the methods for `m+o`, `o+m` and `m+=o`, if `name` is 'add'"
+    "Add an operator's three methods to Matrix: for 'add', those for `m+o`, `o+m` and `m+=o`"
     op = getattr(operator, name)
     def forward(self, other): return _elementwise(op, self, other)
     def reflected(self, other): return _elementwise(lambda v,o: op(o,v), self, other)
     def inplace(self, other):
         res = forward(self, other)
-        if res is NotImplemented: return res
+        if res is NotImplemented: return res        # then Python tries `m+o`
         self._rows = res._rows
         return self
     for prefix,method in ('',forward), ('r',reflected), ('i',inplace):

@@ -29,9 +29,9 @@ def tokenize(
     "Ids of `prompts`, padded to the length that the text encoder reads, or cut with a warning"
     prompts,size = texts(prompts),tokenizer.model_max_length
     for ids in tokenizer(prompts, truncation=True, max_length=10**6).input_ids: # Or it warns, too
-        if len(ids)<=size: continue
-        lost = tokenizer.decode(ids[size-1:-1]).strip()
-        warnings.warn(f"the prompt is longer than {size} tokens; cut off: {lost!r}", stacklevel=3)
+        if len(ids)>size:
+            warnings.warn(f"the prompt is longer than {size} tokens; cut off: "
+                          f"{tokenizer.decode(ids[size-1:-1]).strip()!r}", stacklevel=3)
     return tokenizer(prompts, padding='max_length', truncation=True, max_length=size,
         return_tensors='pt')
 
@@ -125,8 +125,8 @@ def guided_noise(
     if isinstance(scale, Tensor): scale = scale.to(latents).view(-1, *[1]*(latents.ndim-1))
     elif scale==1: uncond_embeddings = None
     if uncond_embeddings is None: return predict_noise(unet, latents, timestep, embeddings, **cond)
-    e = uncond_embeddings,embeddings
-    uncond,text = both_noises(unet, latents, timestep, *e, batched, **cond)
+    uncond,text = both_noises(unet, latents, timestep, uncond_embeddings, embeddings, batched,
+                              **cond)
     noise_pred = uncond + scale*(text-uncond)
     return rescale_noise(noise_pred, text, rescale) if rescale else noise_pred
 
@@ -179,8 +179,8 @@ def step_noise(
     scale,dim = step.guidance_scale,getattr(unet.config, 'time_cond_proj_dim', None)
     if not dim:
         scale = scale.clamp(1) if isinstance(scale, Tensor) else max(scale, 1)
-        e = step.embeddings,step.uncond_embeddings
-        return guided_noise(unet, latents, step.timestep, *e, scale)
+        return guided_noise(unet, latents, step.timestep, step.embeddings, step.uncond_embeddings,
+                            scale)
     top = getattr(unet.config, '_max_guidance_scale', None) # It wasn't taught any other scale
     scales = scale.flatten().tolist() if isinstance(scale, Tensor) else [scale]
     if top: scales = [number(o, 'guidance_scale', 1, top) for o in scales]
@@ -205,10 +205,10 @@ def denoise(
     scale = number(guidance_scale, 'guidance_scale')
     shaped(embeddings, (None, None, unet.config.cross_attention_dim), 'embeddings')
     shaped(latents, (len(embeddings), unet.config.in_channels, None, None), 'latents')
-    uncond = uncond_embeddings
-    if uncond is not None: shaped(uncond, embeddings.shape, 'uncond_embeddings')
+    if uncond_embeddings is not None:
+        shaped(uncond_embeddings, embeddings.shape, 'uncond_embeddings')
     step = Step(index=-1, timestep=None, latents=latents.to(embeddings), noise_pred=None,
-        embeddings=embeddings, uncond_embeddings=uncond, guidance_scale=scale)
+        embeddings=embeddings, uncond_embeddings=uncond_embeddings, guidance_scale=scale)
     return denoise_loop(step, unet, scheduler, n, generator, start)
 
 # %% ../nbs/01_pipeline.ipynb #49808830
@@ -341,9 +341,9 @@ def steps(self:StableDiffusion,
 )->Iterator[Step]: # See `denoise`
     "Draw `prompt` step by step"
     embeddings,uncond = self.conditions(prompt, negative_prompt)
-    shape = self.latent_shape(len(embeddings), height, width)
     source = generators(seed, generator, len(embeddings))
-    if latents is None and start is None: latents = draw_noise(shape, source)
+    if latents is None and start is None:
+        latents = draw_noise(self.latent_shape(len(embeddings), height, width), source)
     run = recommended(self.unet, guidance_scale=guidance_scale,
                       num_inference_steps=num_inference_steps)
     return with_callbacks(denoise(latents, embeddings, self.unet, self.scheduler,

@@ -35,8 +35,8 @@ def named(
     tokenizer, # Cuts them into tokens
 )->Tensor: # bool (n,2,tokens)
     "Which tokens name the first thing of each row, and which the second"
-    how = dict(padding='max_length', truncation=True, max_length=tokenizer.model_max_length)
-    offsets = tokenizer(texts, **how, return_offsets_mapping=True).offset_mapping
+    offsets = tokenizer(texts, padding='max_length', truncation=True,
+                        return_offsets_mapping=True).offset_mapping
     first,end = torch.tensor(offsets)[:,None].unbind(-1) # (n,1,tokens)
     spans = [[find(o, *row[:2]), find(o, *row[2:4])] for o,row in zip(texts, said.tolist())]
     low,high = torch.tensor(spans)[...,None].unbind(2)   # (n,2,1)

@@ -92,9 +92,8 @@ def new_student(
     "A student that begins with its teacher's weights and will predict v"
     unet = UNet2DConditionModel(**(dict(teacher.unet.config) | changes)).to(teacher.unet.device)
     unet.load_state_dict(unet.state_dict() | teacher.unet.state_dict())
-    kind = dict(prediction_type='v_prediction', **trailing)
-    return with_parts(teacher, unet=unet,
-        scheduler=DDIMScheduler.from_config(teacher.scheduler.config, **kind))
+    return with_parts(teacher, unet=unet, scheduler=DDIMScheduler.from_config(
+        teacher.scheduler.config, prediction_type='v_prediction', **trailing))
 
 # %% ../nbs/14_progressive_distillation.ipynb #065e4f39
 class ProgressiveLoss(nn.Module):
@@ -204,7 +203,6 @@ def copy_json(
     **changes # Entries that are different
 ):
     "Copy a JSON file with some entries changed"
-    target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(json.dumps(json.loads(source.read_text()) | changes, indent=1))
 
 def save_student(
@@ -215,11 +213,11 @@ def save_student(
 ):
     "Save a student as a model of its own"
     source,out = Path(source),Path(out)
+    for part in ('tokenizer','text_encoder','vae','scheduler'):
+        shutil.copytree(source/part, out/part, dirs_exist_ok=True)
     copy_json(source/'miniai.json', out/'miniai.json', num_inference_steps=steps)
     copy_json(source/'scheduler/scheduler_config.json', out/'scheduler/scheduler_config.json',
         prediction_type='v_prediction', **trailing)
-    for part in ('tokenizer','text_encoder','vae'): # The same as the teacher's
-        shutil.copytree(source/part, out/part, dirs_exist_ok=True)
     shutil.copy(source/'model_index.json', out)
     save_part(student.unet, out/'unet')
 
@@ -252,8 +250,8 @@ def main(
     checkpoints:str=None, # Folder of checkpoints and losses; without it, beside `out`
     model:str=None, # Folder of the teacher; without it, the embedded model
     start:int=16, # Steps of the first student, a power of two
-    copy_steps:int=200, # Training steps from noise to v
-    steps:int=40, # Training steps of each halving; the last two get twice as many
+    copy_steps:int=800, # Training steps from noise to v
+    steps:int=150, # Training steps of each halving; the last two get twice as many
     pictures:int=20_000, # To learn from
 ):
     "Distil a model, without guidance, into students of few steps"

@@ -10,13 +10,14 @@ __all__ = ['supported', 'noise_schedule', 'pred_x0_eps', 'sigma_step', 'noise_li
 
 # %% ../nbs/06_scheduler.ipynb #9dcc424e
 import json
+from collections import namedtuple
 from math import cos, log, pi, prod
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np, torch
 from fastcore.basics import AttrDict, patch
 from torch import Tensor
+from .core import one_of
 
 # %% ../nbs/06_scheduler.ipynb #e6ef1c64
 def noise_schedule(
@@ -28,7 +29,7 @@ def noise_schedule(
     "Variance of the noise that each timestep adds"
     if name=='linear': return torch.linspace(start, end, n)
     if name=='scaled_linear': return torch.linspace(start**.5, end**.5, n)**2
-    if name!='squaredcos_cap_v2': raise ValueError(f"there is no noise schedule {name!r}")
+    one_of(name, 'the noise schedule', ['linear','scaled_linear','squaredcos_cap_v2'])
     alpha_bar = [cos((i/n+.008)/1.008*pi/2)**2 for i in range(n+1)]
     return torch.tensor([min(1 - b/a, .999) for a,b in zip(alpha_bar, alpha_bar[1:])])
 
@@ -43,7 +44,7 @@ def pred_x0_eps(
     signal,rest = alpha_bar**.5,(1-alpha_bar)**.5
     if prediction_type=='epsilon': return (x - rest*output)/signal, output
     if prediction_type=='sample': return output, (x - signal*output)/rest
-    if prediction_type!='v_prediction': raise ValueError(f"prediction_type is {prediction_type!r}")
+    one_of(prediction_type, 'prediction_type', ['epsilon','sample','v_prediction'])
     return signal*x - rest*output, signal*output + rest*x
 
 # %% ../nbs/06_scheduler.ipynb #d-sigma-step
@@ -121,7 +122,7 @@ def spaced_timesteps(
     "The timesteps to visit, the noisiest first"
     if spacing=='linspace': return np.linspace(0, total-1, n)[::-1]
     if spacing=='trailing': return np.arange(total, 0, -total/n)[:n].round() - 1
-    if spacing!='leading': raise ValueError(f"there is no spacing {spacing!r}")
+    one_of(spacing, 'spacing', ['linspace','trailing','leading'])
     return np.arange(n)[::-1]*(total//n) + float(offset)
 
 # %% ../nbs/06_scheduler.ipynb #846a3e66
@@ -165,8 +166,8 @@ class Scheduler:
                 raise TypeError(f"{type(self).__name__} has no option {k!r}")
             if v not in supported.get(k, [v]):
                 raise ValueError(f"{k} is {v!r}; {type(self).__name__} takes {supported[k]}")
-        unset = [k for k in self.defaults if k not in config]
-        self.config = AttrDict(self.defaults | config, _use_default_values=unset)
+        self.config = AttrDict(self.defaults | config,
+            _use_default_values=[k for k in self.defaults if k not in config])
         self._make_schedule()
 
 # %% ../nbs/06_scheduler.ipynb #ccb2bc18
@@ -178,10 +179,10 @@ def _make_schedule(self:Scheduler):
         c.beta_schedule, c.num_train_timesteps, c.beta_start, c.beta_end)
     self.betas = zero_terminal_snr(betas) if c.rescale_betas_zero_snr else betas
     self.alphas_cumprod = (1-self.betas).cumprod(0)
-    to_zero = c.get('set_alpha_to_one', True) # else a run ends with the noise of timestep 0
-    self.final_alpha_cumprod = torch.tensor(1.) if to_zero else self.alphas_cumprod[0]
+    self.final_alpha_cumprod = ( # A run ends without noise, or with the noise of timestep 0
+        torch.tensor(1.) if c.get('set_alpha_to_one', True) else self.alphas_cumprod[0])
     sigmas = (1/self.alphas_cumprod.double() - 1).sqrt().nan_to_num(posinf=self.max_sigma)
-    self._table,self._last = sigmas.numpy(),0. if to_zero else sigmas[0].item()
+    self._table,self._last = sigmas.numpy(),(1/self.final_alpha_cumprod.double()-1).sqrt().item()
     self.sigmas,self.timesteps = sigmas.flip(0),torch.arange(len(sigmas)).flip(0)
     self._grid,self._done = [],0
 
@@ -220,10 +221,8 @@ def _sigma(self:Scheduler, t):
     return np.interp(t, range(len(self._table)), self._table, left=self._last)
 
 # %% ../nbs/06_scheduler.ipynb #ef7a5af2
-class SchedulerOutput(NamedTuple):
-    "What a step returns"
-    prev_sample:Tensor # The sample at the next noise level
-    pred_original_sample:Tensor # The picture, as the network sees it now
+class SchedulerOutput(namedtuple('SchedulerOutput', 'prev_sample pred_original_sample')):
+    "What a step returns: the sample at the next noise level, and the picture as it's seen now"
 
 # %% ../nbs/06_scheduler.ipynb #b2e6ebe0
 @patch
@@ -280,28 +279,22 @@ def init_noise_sigma(self:Scheduler)->float:
 
 # %% ../nbs/06_scheduler.ipynb #0ae0b6ec
 @patch
-def _alpha_bar(self:Scheduler, timesteps): return self.alphas_cumprod[timesteps.long()]
-
-@patch
 def add_noise(self:Scheduler,
     original_samples:Tensor, # `(n, ...)`
     noise:Tensor, # Of the same shape, with variance one
     timesteps:Tensor, # `(n,)`, or one for all
 )->Tensor: # As `original_samples`
     "Make samples as noisy as they are at `timesteps`"
-    alpha_bar = self._alpha_bar(torch.as_tensor(timesteps).flatten().cpu())
+    alpha_bar = self.alphas_cumprod[torch.as_tensor(timesteps).flatten().cpu().long()]
     alpha_bar = alpha_bar.to(noise.device).view(-1, *[1]*(noise.ndim-1))
-    x = alpha_bar**.5*original_samples + (1-alpha_bar)**.5*noise
-    return (x/alpha_bar**.5 if self.sigma_space else x).to(original_samples.dtype)
+    return (alpha_bar**.5*original_samples + (1-alpha_bar)**.5*noise).to(original_samples.dtype)
 
 # %% ../nbs/06_scheduler.ipynb #get-velocity
 @patch
 def get_velocity(self:Scheduler, sample:Tensor, noise:Tensor, timesteps:Tensor)->Tensor:
     "What a network with 'v_prediction' learns to say (Salimans & Ho 2022, appendix D)"
-    # Training takes any timestep, not only those of a run, as `_alpha_bar` does
-    alpha_bar = self.alphas_cumprod[torch.as_tensor(timesteps).flatten().cpu().long()]
-    alpha_bar = alpha_bar.to(noise.device).view(-1, *[1]*(noise.ndim-1))
-    return (alpha_bar**.5*noise - (1-alpha_bar)**.5*sample).to(sample.dtype)
+    # The base class mixes at any timestep of the training, not only at those of a run
+    return Scheduler.add_noise(self, noise, -sample, timesteps)
 
 # %% ../nbs/06_scheduler.ipynb #names-from-config
 @patch(cls_method=True)
@@ -369,8 +362,12 @@ class SigmaScheduler(Scheduler):
         "The timesteps, with fractions, at which the noise has these levels"
         return np.interp(np.log(sigmas), np.log(self._table), range(len(self._table)))
 
-    def _alpha_bar(self, timesteps):
-        return 1/(self.sigmas[[self._index(t) for t in timesteps]]**2+1)
+    def add_noise(self, original_samples, noise, timesteps):
+        "Make samples as noisy as they are at `timesteps`, which are some of the run's"
+        i = [self._index(t) for t in torch.as_tensor(timesteps).flatten().tolist()]
+        sigma = self.sigmas[i].to(noise.device).view(-1, *[1]*(noise.ndim-1))
+        x = original_samples + sigma*noise
+        return (x if self.sigma_space else x/(sigma**2+1)**.5).to(original_samples.dtype)
 
 # %% ../nbs/06_scheduler.ipynb #a9ae05b3
 class EulerDiscreteScheduler(SigmaScheduler):

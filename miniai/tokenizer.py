@@ -49,7 +49,7 @@ def normalize(
 )->str: # NFC, single spaces, lowercase
     "Text as CLIP reads it"
     text = regex.sub(r'\s+', ' ', unicodedata.normalize('NFC', text))
-    return text.replace('Σ', 'σ').lower() # Python alone makes a ς of Σ at the end of a word
+    return text.replace('Σ', 'σ').lower() # Python lowercases a final Σ to ς
 
 # %% ../nbs/02_tokenizer.ipynb #98165db0
 word_pattern = regex.compile(r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+")
@@ -91,11 +91,11 @@ def spell(word:str)->tuple:
 
 def learn_merges(
     counts:dict, # Words, and how often each occurs
-    n:int, # How many merges to learn; fewer if all words are whole before
+    n:int, # How many merges to learn; it stops earlier if every word is one token
 )->list: # Pairs of tokens, in the order learned
     "Learn which pairs of neighbours to merge"
     cut,merges = {spell(word): n for word,n in counts.items()},[]
-    letters = [*byte_letters.values()]
+    letters = [*byte_letters.values()] # age: the place in the vocabulary
     age = {t:i for i,t in enumerate([*letters, *(o+'</w>' for o in letters)])}
     while len(merges)<n and (pairs := count_pairs(cut)):
         pair = min(pairs, key=lambda p: (-pairs[p], age[p[0]], age[p[1]]))
@@ -123,9 +123,9 @@ class BPETokenizer:
         merges:list, # Pairs of tokens, in the order learned
         *,
         model_max_length:int=77, # Tokens in a full prompt, start and end included
-        bos_token:str='<|startoftext|>', # Where a text starts
-        eos_token:str='<|endoftext|>', # Where it ends
-        unk_token:str='<|endoftext|>', # For letters that `vocab` lacks
+        bos_token:str='<|startoftext|>', # Beginning of sequence
+        eos_token:str='<|endoftext|>', # End of sequence
+        unk_token:str='<|endoftext|>', # Unknown: for tokens that `vocab` lacks
         pad_token:str='<|endoftext|>', # Fills short texts up
         special=(), # More tokens that are looked for in a text
     ):
@@ -139,7 +139,7 @@ class BPETokenizer:
             self.vocab.get, roles)
         self.added_tokens_encoder = {t:self.vocab[t] for t in self.special} # diffusers asks for it
         self.tokens,self._known = {i:t for t,i in self.vocab.items()},{}
-        self._find = regex.compile(r'(\L<special>)', special=self.special) # The longest that fits
+        self._find = regex.compile(r'(\L<special>)', special=self.special) # the longest match wins
 
 # %% ../nbs/02_tokenizer.ipynb #len-cell
 @patch
@@ -212,7 +212,7 @@ def decode(self:BPETokenizer,
     "The text of ids"
     tokens = self.convert_ids_to_tokens(ids)
     if skip_special_tokens: tokens = [t for t in tokens if t not in self.special]
-    text = ''.join(tokens).replace('</w>', ' ')
+    text = ''.join(tokens).replace('</w>', ' ') # a space isn't a byte letter
     data = b''.join(bytes([letter_bytes[c]]) if c in letter_bytes else c.encode() for c in text)
     return data.decode(errors='replace').strip()
 
@@ -252,9 +252,9 @@ def save_pretrained(self:BPETokenizer,
     folder:str|Path, # Made if it doesn't exist
 ):
     "Save in CLIP's format, which `from_pretrained` and the library's tokenizer read"
-    config = {k:getattr(self, k) for k in ('model_max_length', *token_roles)}
     listed = {self.vocab[t]:dict(content=t, special=True) for t in self.special}
-    config |= dict(tokenizer_class='CLIPTokenizer', added_tokens_decoder=listed)
+    config = dict(tokenizer_class='CLIPTokenizer', added_tokens_decoder=listed,
+        **{k:getattr(self, k) for k in ('model_max_length', *token_roles)})
     merges = '\n'.join(['#version: 0.2', *map(' '.join, self.ranks)]) + '\n'
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -265,10 +265,10 @@ def save_pretrained(self:BPETokenizer,
 # %% ../nbs/02_tokenizer.ipynb #d7f97241
 def train_bpe(
     texts, # Texts to learn from
-    vocab_size:int, # Tokens, with 512 letters and two special ones; fewer if all words are whole
+    vocab_size:int, # Tokens, 512 letters and 2 special ones included; fewer if all words are whole
     model_max_length:int=77, # Tokens in a full prompt
 )->BPETokenizer: # With a new vocabulary
-    "Learn a byte-pair vocabulary like CLIP's; the same texts always give the same"
+    "Learn a byte-pair vocabulary like CLIP's; the order of the texts doesn't matter"
     counts = Counter(word for text in texts for word in pre_tokenize(normalize(text)))
     merges,letters = learn_merges(counts, vocab_size-514),[*byte_letters.values()]
     tokens = dict.fromkeys([*letters, *(o+'</w>' for o in letters), *map(''.join, merges),

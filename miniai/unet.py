@@ -109,8 +109,8 @@ class FeedForward(nn.Module):
     "Four times wider and back"
     def __init__(self, dim):
         super().__init__()
-        dropout = nn.Identity() # None in Stable Diffusion
-        self.net = nn.Sequential(GEGLU(dim, 4*dim), dropout, nn.Linear(4*dim, dim))
+        # The layer without weights is the library's dropout, of which Stable Diffusion has none
+        self.net = nn.Sequential(GEGLU(dim, 4*dim), nn.Identity(), nn.Linear(4*dim, dim))
 
     def forward(self, x): return self.net(x)
 
@@ -236,13 +236,12 @@ block_types = dict(DownBlock2D=False, CrossAttnDownBlock2D=True,
 @patch
 def layers(self:UNet2DConditionModel, kind, no, heads, widths):
     "The layers of a level with `no` channels; each gets one of `widths`"
-    c = self.config
-    if kind not in block_types: raise ValueError(f"{kind} isn't one of {', '.join(block_types)}")
+    c,with_attention = self.config,block_types[one_of(kind, 'the block type', block_types)]
     groups,temb_dim = c.norm_num_groups,4*c.block_out_channels[0]
     resnet = partial(ResnetBlock, no=no, temb_dim=temb_dim, groups=groups, eps=c.norm_eps)
     attention = partial(SpatialTransformer, dim=no, heads=heads, context_dim=c.cross_attention_dim,
         groups=groups, linear=c.use_linear_projection)
-    return [(resnet(ni), attention() if block_types[kind] else None) for ni in widths]
+    return [(resnet(ni), attention() if with_attention else None) for ni in widths]
 
 # %% ../nbs/04_unet.ipynb #levels-code
 @patch

@@ -85,7 +85,7 @@ class VAEBlock(nn.Module):
         widths = [c_in] + [c_out]*layers
         self.resnets = nn.ModuleList(VAEResnet(a, b, groups) for a,b in zip(widths, widths[1:]))
         for name,module in resize.items():
-            if module: self.add_module(name, nn.ModuleList([module]))
+            self.add_module(name, nn.ModuleList([module] if module else []))
 
     def forward(self, x):
         for modules in self.children():
@@ -174,8 +174,8 @@ class AutoencoderKL(Network):
     def __init__(self, **config):
         super().__init__(**config)
         c,n = self.config,self.config.latent_channels
-        others = {*c.down_block_types,*c.up_block_types} - {'DownEncoderBlock2D','UpDecoderBlock2D'}
-        if others: raise ValueError(f"AutoencoderKL doesn't implement the block {min(others)}")
+        for kind in (*c.down_block_types, *c.up_block_types):
+            one_of(kind, 'the block type', ['DownEncoderBlock2D','UpDecoderBlock2D'])
         self.encoder,self.decoder = Encoder(c),Decoder(c)
         self.quant_conv = nn.Conv2d(2*n, 2*n, 1) if c.use_quant_conv else nn.Identity()
         self.post_quant_conv = nn.Conv2d(n, n, 1) if c.use_post_quant_conv else nn.Identity()
@@ -187,7 +187,7 @@ def encode(self:AutoencoderKL,
     return_dict:bool=True, # Has no effect: the result is a tuple with names
 )->Encoded: # The distribution is its `latent_dist`
     "The distribution of the latents of pictures"
-    x = x.contiguous(memory_format=torch.channels_last) # Convolutions are faster so
+    x = x.contiguous(memory_format=torch.channels_last) # Makes convolutions faster
     return Encoded(Gaussian(self.quant_conv(self.encoder(x)).contiguous()))
 
 @patch
@@ -210,10 +210,8 @@ def forward(self:AutoencoderKL, x)->Decoded:
 def renamed(self:AutoencoderKL, weights)->dict:
     "Weights under today's names"
     older = {'.query.':'.to_q.', '.key.':'.to_k.', '.value.':'.to_v.', '.proj_attn.':'.to_out.0.'}
-    def today(name):
-        for a,b in older.items(): name = name.replace(a, b)
-        return name
-    return {today(name):weight for name,weight in weights.items()}
+    for a,b in older.items(): weights = {name.replace(a, b):w for name,w in weights.items()}
+    return weights
 
 # %% ../nbs/07_vae.ipynb #3c917c47
 def pixel_values(
@@ -278,6 +276,5 @@ def walk(
     spherical:bool=False, # Round the centre instead of straight on
 )->Tensor: # (n, ...)
     "Evenly spaced steps from `a` to `b`"
-    if n<2: raise ValueError(f"a walk has a beginning and an end: n is at least 2, not {n}")
     step = slerp if spherical else torch.lerp
-    return torch.cat([step(a, b, float(t)) for t in torch.linspace(0, 1, n)])
+    return torch.cat([step(a, b, float(t)) for t in torch.linspace(0, 1, whole(n, 'n', 2))])

@@ -109,7 +109,7 @@ def test_similarity():
     show_heatmap(torch.ones(2,2, device=device, dtype=torch.bfloat16))
 
 def test_evaluation():
-    result = evaluation.evaluate(sd, evaluation.load_clip(embedded_model()), n=2, guidance=(2.,), num_inference_steps=1)
+    result = evaluation.evaluate(sd, CLIP.from_pretrained(), n=2, guidance=(2.,), num_inference_steps=1)
     assert result['psnr']>0 and result['columns']['drawn, held out']['counts']['single object'][1]==2
     assert evaluation.background_color(x.to(device)).equal(evaluation.background_color(x))
     assert silhouette(x.to(device)).cpu().equal(silhouette(x))

@@ -7,13 +7,13 @@ from miniai.core import embedded_model
 from miniai.training import UNetLoss, new_clip, new_unet, new_vae, save_part, save_unet
 
 def tiny_teacher(out):
-    "A folder with random weights and the embedded model's words"
+    "A folder with random weights and the embedded model's words; two channels in each group, since the norm of one would remove what timestep and scale add"
     torch.manual_seed(0)
     words = embedded_model('emoji')/'tokenizer'
     tokenizer = CLIPTokenizer.from_pretrained(words)
     shutil.copytree(words, Path(out)/'tokenizer')
     save_part(new_vae((8,8,8)), Path(out)/'vae')
-    save_unet(UNetLoss(new_unet((16,16), 32), new_clip(tokenizer, width=32).text_model, tokenizer, None, None), Path(out))
+    save_unet(UNetLoss(new_unet((32,32), 32), new_clip(tokenizer, width=32).text_model, tokenizer, None, None), Path(out))
     (Path(out)/'miniai.json').write_text('{"guidance_scale": 4.0}')
     return Path(out)
 

@@ -159,9 +159,9 @@ def test_a_model_that_repeats_itself_is_less_diverse(real, judge):
 @pytest.mark.filterwarnings('ignore:this small model', 'ignore:the prompt is longer')
 def test_any_model_can_be_measured(folders):
     "One that was trained on something else is hardly ever right, and the table says so"
-    from miniai.core import embedded_model
+    from miniai.clip import CLIP
     sd = StableDiffusion.from_pretrained(folders['sd15'])
-    result = evaluate(sd, load_clip(embedded_model()), n=8, guidance=(2.,), num_inference_steps=1)
+    result = evaluate(sd, CLIP.from_pretrained(), n=8, guidance=(2.,), num_inference_steps=1)
     text = as_markdown(result)
     assert list(result['columns'])==['composed','through the VAE','drawn, trained','drawn, held out']
     right,of = result['columns']['drawn, held out']['counts']['single object']

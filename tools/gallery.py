@@ -14,8 +14,8 @@ images = Path(__file__).parent.parent/'nbs/images'
 first = 'a panda on a pink background'
 best = ['a strawberry on a white background', 'a purple dress on a yellow background', 'a burger on a red background',
     'a dog to the left of a cat on a green background', 'a rainbow above a tree on a white background', 'a hat above a ghost on a purple background',
-    'a koala on a green background', 'a panda on a pink background', 'a crown above a pig on a green background', 'a frog on a pink background']
-beyond = ['three cats', 'a cat riding a bicycle', 'a small dog to the left of a large dog', 'a red cat to the left of a blue dog', 'a wombat', 'a cat, a dog and an owl',
+    'a red cat to the left of a blue dog on a yellow background', 'a panda on a pink background', 'a crown above a pig on a green background', 'a frog on a pink background']
+beyond = ['three cats', 'a cat riding a bicycle', 'a small dog to the left of a large dog', 'a dog in a car', 'a wombat', 'a cat, a dog and an owl',
     'a sad robot', 'a turquoise apple', 'an apple that is not red', 'the word cake']
 
 def large(picture): return picture.resize((picture.width*3//2, picture.height*3//2))
