@@ -199,6 +199,7 @@ def fixed_guidance(
         layers.linear_1.bias += layers.linear_1.weight @ layers.cond_proj(features)[0]
         del layers.cond_proj
         unet.config.time_cond_proj_dim = None
+        unet.config.pop('_max_guidance_scale', None) # There's no choice any more
     return unet
 
 # %% ../nbs/16_one_step.ipynb #a5a20a07
