@@ -93,6 +93,9 @@ def quality(part, folder, n, seeds, judge, kept, aside=False):
     for guidance in guidances[part]:
         there = [(r['line'],r['budget']) for r in kept if r['part']==part and r['guidance']==guidance]
         todo = [o for o in lines(teacher, folder, guidance) if (o[0],o[3]) not in there and not (aside and o[0] in ('best','shipped'))]
+        same = {(r['line'],r['budget']): r for r in kept if r['part']!=part and r['guidance']==guidance and r['line']!='student'}
+        for r in [same[o[0],o[3]] for o in todo if (o[0],o[3]) in same]: yield r | dict(part=part) # The teacher is the same for all students
+        todo = [o for o in todo if (o[0],o[3]) not in same]
         if not todo: continue
         whole = in_trailing_steps(teacher)
         rows,reference = some_pictures(whole, guidance, 50, n, seeds, aside)

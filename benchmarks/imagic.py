@@ -113,7 +113,7 @@ def show_strips(sd, edits, file, shown=(0.,.3,.6,.8,.9,1.)):
         for ax,o in zip(row, [edit.x, *imagic.edit(list(shown), progress=False)]): show_image(o, ax=ax)
         row[0].text(-6, 32, sentence(edit.goal).replace(' on ', '\non ').replace(' to the', '\nto the'), ha='right', va='center', fontsize=9)
     for ax,title in zip(axs[0], ['given', *(f'η = {eta:g}' for eta in shown)]): ax.set_title(title)
-    fig.savefig(file, dpi=80)
+    fig.savefig(file, dpi=80, bbox_inches='tight')
     plt.close(fig)
 
 

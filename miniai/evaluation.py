@@ -303,7 +303,8 @@ def clip_accuracy(
     "How often CLIP prefers the sentence of the true row"
     unique,index = rivals.flatten(0,1).unique(dim=0, return_inverse=True)
     texts = clip.text_features([sentence(row) for row in unique.tolist()])
-    fit = (clip.image_features(x)@texts.T).gather(1, index.view(rivals.shape[:2])) # (n,k)
+    index = index.view(rivals.shape[:2]).to(texts.device)
+    fit = (clip.image_features(x)@texts.T).gather(1, index) # (n,k)
     return (fit.argmax(1)==0).float().mean().item()
 
 # %% ../nbs/13_evaluation.ipynb #b9dfd899

@@ -252,7 +252,7 @@ class StableDiffusion:
 def vae_factor(
     vae, # Such as an `AutoencoderKL`
 )->int: # 8, in Stable Diffusion
-    "How many pixels wide and high one place of the latents is"
+    "Pixels per position of the latents, in width and in height"
     return 2**(len(vae.config.block_out_channels)-1)
 
 # %% ../nbs/01_pipeline.ipynb #e005ce61

@@ -139,7 +139,7 @@ class SpatialTransformer(nn.Module):
         self.proj_out = project()
 
     def forward(self, x, prompt):
-        # So 1×1 convolutions work on sequences, too; no hook of `layer` runs
+        # The weights directly: so 1×1 convolutions work on sequences (no hook of `layer` runs)
         project = lambda layer,x: F.linear(x, layer.weight.flatten(1), layer.bias)
         h = self.norm(x).flatten(2).transpose(1,2) # (n, pixels, channels)
         h = project(self.proj_out, self.transformer_blocks[0](project(self.proj_in, h), prompt))

@@ -65,13 +65,15 @@ def _empty(size, dtype=None, layout=None, device=None, pin_memory=None, memory_f
 
 def _empty_strided(size, stride, dtype=None, layout=None, device=None, pin_memory=None): return FakeTensor(torch.empty_strided(size, stride, dtype=dtype))
 
+def _eye(n, dtype=None, layout=None, device=None, pin_memory=None): return FakeTensor(torch.eye(n, dtype=dtype)) # PyTorch would resize an empty tensor
+
 def _copy_from(source, to, non_blocking=False):
     getattr(to, 'raw', to).copy_(getattr(source, 'raw', source))
     return to
 
 backend_registration._setup_privateuseone_for_python_backend(name)
 library = torch.library.Library('aten', 'IMPL')
-for op,f in {'empty.memory_format':_empty, 'empty_strided':_empty_strided, '_copy_from':_copy_from}.items(): library.impl(op, f, 'PrivateUse1')
+for op,f in {'empty.memory_format':_empty, 'empty_strided':_empty_strided, 'eye':_eye, '_copy_from':_copy_from}.items(): library.impl(op, f, 'PrivateUse1')
 torch.inference_mode = torch.no_grad
 torch.__future__.set_overwrite_module_params_on_conversion(True)
 PartialState.default_device = property(lambda self: torch.device(name, 0))
