@@ -108,7 +108,7 @@ class CLIPNetwork(Network):
     def __init__(self, **config):
         super().__init__(**{k:v for k,v in config.items() if k not in self.ignored})
 
-    def renamed(self, weights): # Some files number the positions
+    def renamed(self, weights): # Older files hold `position_ids`, too
         return {k:v for k,v in weights.items() if not k.endswith('position_ids')}
 
 # %% ../nbs/03_clip.ipynb #init
@@ -151,7 +151,7 @@ def forward(self:CLIPTextModel, input_ids, attention_mask=None, output_hidden_st
         mask = dict(attn_mask=past & attention_mask[:,None,None].bool()) # (n, 1, length, length)
     states = self.encoder(self.embeddings(input_ids), **mask)
     last,eos = self.final_layer_norm(states[-1]),self.config.eos_token_id
-    end = (input_ids if eos==2 else (input_ids==eos).int()).argmax(1) # Files before 2023 say 2
+    end = (input_ids if eos==2 else (input_ids==eos).int()).argmax(1) # Older files say 2
     return CLIPStates(last, last[torch.arange(len(last)), end], states)
 
 # %% ../nbs/03_clip.ipynb #vision

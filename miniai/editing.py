@@ -90,7 +90,7 @@ def to_mask(
 # %% ../nbs/10_editing.ipynb #4e1e2f8e
 def latent_mask(
     mask:Image.Image, # As `to_mask` makes it
-    factor:int, # Pixels per place, see `vae_factor`
+    factor:int, # Pixels along a side of each position, see `vae_factor`
 )->Tensor: # (1, 1, height, width), true where anything is to be painted
     "A mask for latents"
     return F.max_pool2d(torch.tensor(np.array(mask))[None,None].float(), factor)>0

@@ -187,7 +187,7 @@ def marks(
     rows:Tensor, # int64 (n,6), what was asked for
     seen:Tensor, # int64 (n,6), what's in the pictures; see `describe`
 )->dict: # bool tensors (n,): things, colors, relation, background, everything; and asked, all True
-    "What's right about pictures; the colour of a thing that wasn't to be tinted isn't asked"
+    "What's right about pictures; where no colour was asked for, any is right"
     same = lambda o: (rows[:,[0,2]]==o[:,[0,2]]).all(1)
     turned = seen[:,[2,3,0,1,4,5]]                          # the other thing first
     facing = torch.where(same(seen)[:,None], seen, turned)  # in the order that was asked for

@@ -30,7 +30,7 @@ def guidance_interval(
 class AttentionMaps:
     "Where each image attended to each token, over heads and steps; `attention_maps` fills it"
     def __init__(self,
-        n:int=None, # Images; None is as many as there are latents that differ
+        n:int=None, # Images; None: half the batch if its two halves are equal, else all of it
     ):
         self.n = n
         self.clear()

@@ -28,7 +28,7 @@ def tokenize(
 ): # With `input_ids` and `attention_mask`, both (n, length)
     "Ids of `prompts`, padded to the length that the text encoder reads, or cut with a warning"
     prompts,size = texts(prompts),tokenizer.model_max_length
-    for ids in tokenizer(prompts, truncation=True, max_length=10**6).input_ids: # Or it warns, too
+    for ids in tokenizer(prompts, truncation=True, max_length=10**6).input_ids: # Avoids its warning
         if len(ids)>size:
             warnings.warn(f"the prompt is longer than {size} tokens; cut off: "
                           f"{tokenizer.decode(ids[size-1:-1]).strip()!r}", stacklevel=3)
@@ -61,7 +61,7 @@ class Step:
     timestep:Tensor # The timestep that this step was for
     latents:Tensor # (n, channels, height, width), less noisy than before
     noise_pred:Tensor # The U-Net's prediction after guidance, of the same shape
-    pred_original_sample:Tensor=None # What the scheduler expects the last latents to be, if it says
+    pred_original_sample:Tensor=None # The scheduler's estimate of the noise-free latents, if any
     timesteps:Tensor=None # All timesteps of this run
     embeddings:Tensor=None # (n, length, width), of the prompts
     uncond_embeddings:Tensor=None # Likewise, of the negative prompts
@@ -81,7 +81,7 @@ def denoise_loop(
     scheduler.set_timesteps(num_inference_steps, device=step.latents.device)
     first = whole(start or 0, 'start', 0, len(scheduler.timesteps)-1)
     if start is None: step.latents = step.latents*scheduler.init_noise_sigma
-    elif hasattr(scheduler, 'set_begin_index'): scheduler.set_begin_index(first)
+    elif hasattr(scheduler, 'set_begin_index'): scheduler.set_begin_index(first) # Some count steps
     step.timesteps = scheduler.timesteps[first:]
     adds_noise = 'generator' in inspect.signature(scheduler.step).parameters
     fresh = dict(generator=generator) if adds_noise else {}
@@ -116,7 +116,7 @@ def guided_noise(
     uncond_embeddings:Tensor=None, # Like `embeddings`, of the empty prompts; None is no guidance
     guidance_scale:float|Tensor=7.5, # How far to go; a tensor `(n,)` has one scale per image
     *,
-    batched:bool=True, # Ask both questions in one call?
+    batched:bool=True, # Make both predictions in one call?
     rescale:float=0., # φ of `rescale_noise`
     **cond # As for `predict_noise`
 )->Tensor: # Of the shape of `latents`, without gradients
@@ -137,7 +137,7 @@ def both_noises(
     timestep,
     uncond_embeddings:Tensor, # (n, length, width), of the empty prompts
     embeddings:Tensor, # Likewise, of the prompts
-    batched:bool=True, # Ask both questions in one call?
+    batched:bool=True, # Make both predictions in one call?
     **cond # As for `predict_noise`
 )->tuple: # Of two tensors of the shape of `latents`
     "The noise that `unet` predicts without the prompts, and with them"
@@ -181,7 +181,7 @@ def step_noise(
         scale = scale.clamp(1) if isinstance(scale, Tensor) else max(scale, 1)
         return guided_noise(unet, latents, step.timestep, step.embeddings, step.uncond_embeddings,
                             scale)
-    top = getattr(unet.config, '_max_guidance_scale', None) # It wasn't taught any other scale
+    top = getattr(unet.config, '_max_guidance_scale', None) # Trained on scales from 1 to this
     scales = scale.flatten().tolist() if isinstance(scale, Tensor) else [scale]
     if top: scales = [number(o, 'guidance_scale', 1, top) for o in scales]
     cond = guidance_features(torch.tensor(scales).expand(len(latents)), dim).to(latents)
@@ -196,7 +196,7 @@ def denoise(
     *,
     uncond_embeddings:Tensor=None, # Like `embeddings`, of the negative prompts; None: no guidance
     guidance_scale:float=7.5, # How far to go towards `embeddings`; up to 1 is no guidance
-    num_inference_steps:int=50, # Steps of the scheduler; some, like PNDM, add some of their own
+    num_inference_steps:int=50, # How many; some schedulers, like PNDM, take a few more
     generator=None, # For schedulers that add noise: a `torch.Generator`, or a list of one per image
     start:int=None, # Timesteps to leave out; `latents` are then as noisy as the next one expects
 )->Iterator[Step]: # One for each timestep
@@ -318,7 +318,7 @@ def conditions(self:StableDiffusion,
 usual_run = dict(guidance_scale=7.5, num_inference_steps=50) # Of Stable Diffusion's pipeline
 
 def recommended(
-    unet, # Of a model that may know what suits it
+    unet, # May have the two settings below as attributes
     **told # `guidance_scale` and `num_inference_steps`, or None
 )->dict: # What to draw with
     "What was told, or what the model recommends, or what Stable Diffusion's pipeline takes"

@@ -90,7 +90,7 @@ class Attention(nn.Module):
 
     def forward(self, x, encoder_hidden_states=None):
         prompt = encoder_hidden_states
-        k,v = prompt.keys_values(self) if prompt else self.keys_values(x) # (n, heads, places, d)
+        k,v = prompt.keys_values(self) if prompt else self.keys_values(x) # (n, heads, length, d)
         x = F.scaled_dot_product_attention(self.split(self.to_q(x)), k, v)
         return self.to_out[0](x.transpose(1,2).flatten(2))
 
@@ -139,7 +139,7 @@ class SpatialTransformer(nn.Module):
         self.proj_out = project()
 
     def forward(self, x, prompt):
-        # The weights directly: so 1×1 convolutions work on sequences (no hook of `layer` runs)
+        # Uses only the weights of `layer`, so 1×1 convolutions fit too (its hooks don't run)
         project = lambda layer,x: F.linear(x, layer.weight.flatten(1), layer.bias)
         h = self.norm(x).flatten(2).transpose(1,2) # (n, pixels, channels)
         h = project(self.proj_out, self.transformer_blocks[0](project(self.proj_in, h), prompt))
@@ -190,7 +190,7 @@ class Upsample(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(dim, dim, 3, padding=1)
 
-    def forward(self, x, size): return self.conv(F.interpolate(x, size)) # The nearest pixel
+    def forward(self, x, size): return self.conv(F.interpolate(x, size)) # Nearest neighbour
 
 class UpBlock(Level):
     "A level on the way up: each layer also gets what a layer on the way down has left in `skips`"
@@ -256,6 +256,7 @@ def add_levels(self:UNet2DConditionModel, widths, heads):
         self.down_blocks.append(DownBlock(layers, Downsample(no) if i<last else None))
         skips += [no]*(n + (i<last))
         ni = no
+    # The first layer with attention, the second without
     mid = [self.layers(f'{kind}DownBlock2D', ni, heads[-1], [ni])[0] for kind in ('CrossAttn','')]
     self.mid_block = MidBlock(mid)
     for i,(kind,no,h) in enumerate(zip(c.up_block_types, widths[::-1], heads[::-1], strict=True)):
