@@ -89,7 +89,7 @@ class Attention(nn.Module):
     def keys_values(self, x): return self.split(self.to_k(x)),self.split(self.to_v(x))
 
     def forward(self, x, encoder_hidden_states=None):
-        prompt = encoder_hidden_states
+        prompt = encoder_hidden_states # A `Prompt`; the argument has the library's name
         k,v = prompt.keys_values(self) if prompt else self.keys_values(x) # (n, heads, length, d)
         x = F.scaled_dot_product_attention(self.split(self.to_q(x)), k, v)
         return self.to_out[0](x.transpose(1,2).flatten(2))
@@ -109,7 +109,7 @@ class FeedForward(nn.Module):
     "Four times wider and back"
     def __init__(self, dim):
         super().__init__()
-        # The layer without weights is the library's dropout, of which Stable Diffusion has none
+        # In place of `nn.Identity` the library has dropout, which Stable Diffusion doesn't use
         self.net = nn.Sequential(GEGLU(dim, 4*dim), nn.Identity(), nn.Linear(4*dim, dim))
 
     def forward(self, x): return self.net(x)
