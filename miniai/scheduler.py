@@ -217,7 +217,7 @@ def _spaced(self:Scheduler, n, extra=0):
 
 @patch
 def _sigma(self:Scheduler, t):
-    "Noise level of timesteps; beyond the last one there's none left"
+    "Noise level of timesteps; beyond the last one, that of the end"
     return np.interp(t, range(len(self._table)), self._table, left=self._last)
 
 # %% ../nbs/06_scheduler.ipynb #ef7a5af2

@@ -148,7 +148,7 @@ class Gaussian:
     "A normal distribution for each latent"
     def __init__(self, parameters):
         self.mean,logvar = parameters.chunk(2, dim=1)
-        self.logvar = logvar.clamp(-30, 20)
+        self.logvar = logvar.clamp(-30, 20) # Keeps `std` from overflowing or vanishing
         self.std = (self.logvar/2).exp()
 
     def mode(self): return self.mean
