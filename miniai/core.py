@@ -114,7 +114,7 @@ def spaced(
 )->list: # At most `n` of them, evenly spaced, the first and the last included
     "Evenly spaced items, in order"
     items = list(items)
-    places = np.linspace(len(items)-1, 0, min(n, len(items))) # From the end: one alone is the last
+    places = np.linspace(len(items)-1, 0, min(n, len(items))) # Downwards: n=1 keeps the last
     return [items[i] for i in places[::-1].round().astype(int)]
 
 # %% ../nbs/00_core.ipynb #a679a0df
@@ -260,7 +260,7 @@ def embedded_model(
 
 # %% ../nbs/00_core.ipynb #quiet-it
 for name in 'transformers','diffusers':
-    level = os.environ.setdefault(f'{name.upper()}_VERBOSITY', 'error') # For when it's imported
+    level = os.environ.setdefault(f'{name.upper()}_VERBOSITY', 'error') # Read when it's imported
     if name in sys.modules and level=='error':
         sys.modules[name].utils.logging.set_verbosity_error()
 
@@ -435,14 +435,14 @@ def one_or_n(
     n:int, # How many are needed
     name:str, # What they are
 )->list: # Of `n` items
-    "What there's one of, once for each"
+    "A single item repeated `n` times, or `n` items as they are"
     if len(items) not in (1,n):
         raise ValueError(f"there are {len(items)} {name} for {n}: give one for all, or one each")
     return list(items)*n if len(items)==1 else list(items)
 
 # %% ../nbs/00_core.ipynb #door-paired
 def paired(**lists)->list: # Of these lists, each as long as the longest
-    "What there's one of goes with each of the others"
+    "Lists made equally long: a single item is repeated"
     n = max(map(len, lists.values()))
     return [one_or_n(items, n, name) for name,items in lists.items()]
 
