@@ -187,7 +187,7 @@ def in_terminal(
 # %% ../nbs/08_own.ipynb #one-thread
 def chosen(
     model, # A folder or Hub id; None is `$MINIAI_MODEL`, or else the embedded model
-    fast:bool, # The distilled model instead?
+    fast:bool, # The model that draws in one step instead?
     library:bool, # With the library's parts?
 ): # A pipeline
     "The pipeline that the command's options name"
@@ -195,7 +195,7 @@ def chosen(
     told = model or os.environ.keys() & {'MINIAI_MODEL','OMP_NUM_THREADS'}
     if not told: torch.set_num_threads(1) # Faster for the embedded models
     kind = pipeline.StableDiffusion if library else StableDiffusion
-    return kind.from_pretrained(embedded_model('distilled') if fast else model)
+    return kind.from_pretrained(embedded_model('one_step') if fast else model)
 
 # %% ../nbs/08_own.ipynb #960f71f3
 @call_parse
@@ -205,7 +205,7 @@ def main(
     seed:int=None, # For the noise; without one, a random seed is used and printed
     num_inference_steps:int=None, # Denoising steps; without it, as the model recommends
     guidance_scale:float=None, # How strictly to follow the prompt; without one, as recommended
-    fast:bool=False, # Draw in a few steps, with the distilled model of notebook 15
+    fast:bool=False, # Draw in one step, with the model of notebook 16
     strip:bool=False, # Show how each picture comes out of the noise
     library:bool=False, # Use the library's parts
     model:str=None, # A folder or Hub id; without one $MINIAI_MODEL, or else the embedded model

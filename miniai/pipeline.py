@@ -309,7 +309,8 @@ def conditions(self:StableDiffusion,
     "The embeddings of prompts and negative prompts"
     prompts,negatives = texts(prompt),texts(negative_prompt or '', 'negative_prompt')
     negatives = one_or_n(negatives, len(prompts), 'negative prompts')
-    if any(negatives) and getattr(self.unet.config, 'time_cond_proj_dim', None):
+    told = getattr(self.unet.config, 'time_cond_proj_dim', None)
+    if any(negatives) and (told or getattr(self.unet, 'guidance_scale', None)==1):
         warnings.warn("this U-Net has guidance built in and ignores negative prompts", stacklevel=3)
     warn_of_unknown(prompts, getattr(self.tokenizer, 'words', None))
     return tuple(encode_text(o, self.tokenizer, self.text_encoder) for o in (prompts,negatives))

@@ -219,7 +219,7 @@ def test_code_in_a_folder_is_not_run(folder, tmp_path):
     assert not (tmp_path/'sprung').exists()
 
 
-@pytest.mark.parametrize('fast,model,n', [(False,'emoji',5), (True,'distilled',None)])
+@pytest.mark.parametrize('fast,model,n', [(False,'emoji',5), (True,'one_step',None)])
 def test_the_command_draws_the_same_with_the_librarys_parts(fast, model, n, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     how = dict(seed=1, num_inference_steps=n)
