@@ -1,7 +1,7 @@
 "Run a notebook as a reader does: from top to bottom, in a folder of its own."
 import os, shutil, subprocess, sys, tempfile, time
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, packages_distributions, requires
+from importlib_metadata import PackageNotFoundError, packages_distributions, requires  # The standard one of Python 3.10 misses packages that do not name their modules
 from pathlib import Path
 from zipfile import ZipFile
 import nbformat, other_machine, warm
