@@ -142,6 +142,7 @@ def train_judge(
     save_file(to_half(judge.state_dict()), judge_file)
 
 # %% ../nbs/13_evaluation.ipynb #3914b628
+# Three convolutions of stride 2 centre cell i on pixel 8i
 cells = 8*torch.cartesian_prod(torch.arange(8.), torch.arange(8.)).flip(1) + .5 # (64,2): x and y
 
 def places(
@@ -362,10 +363,10 @@ def measure(
          for kind,rows in asked.items()}
     m['all'] = {name: torch.cat([o[name] for o in m.values()]) for name in ('everything','asked')}
     features = lambda xs: torch.cat([judge.features(x) for x in xs])
-    others = [real(rows, torch.Generator().manual_seed(2)) for rows in asked.values()]
+    composed = [real(rows, torch.Generator().manual_seed(2)) for rows in asked.values()]
     return dict(counts={name: [m[kind][o].sum().item() for o in (right,of)]
                         for name,(kind,right,of) in questions.items()},
-                frechet=frechet_distance(features(pictures.values()), features(others)))
+                frechet=frechet_distance(features(pictures.values()), features(composed)))
 
 # %% ../nbs/13_evaluation.ipynb #b4a6dded
 def as_table(

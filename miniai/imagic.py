@@ -159,7 +159,8 @@ def edit(self:Imagic,
     progress:bool=True, # Show how far it is, in a terminal or a notebook
 )->list: # PIL images
     "Stage three: draw between the two embeddings (Kawar et al. 2022, equation 3)"
-    r,listed = self.recipe,lambda o: list(o) if isinstance(o, (list,tuple,range)) else [o]
+    r = self.recipe
+    listed = lambda o: list(o) if isinstance(o, (list,tuple,range)) else [o]
     etas,seeds = paired(etas=listed(r.eta if eta is None else eta), seeds=listed(seed))
     between = torch.cat([torch.lerp(self.embedding, self.target, eta) for eta in etas])
     noise = (draw_noise((len(seeds),*self.latents.shape[1:]), generators(seeds, n=len(seeds)))
@@ -218,7 +219,8 @@ def stays(
     "The pixels that an edit of this kind shouldn't change"
     mask = silhouette(x)
     if kind=='thing': return boxes(mask)
-    if kind=='add': mask.narrow(2 - goal[4], 32, 32).fill_(False) # The new thing's half
+    across = 2 - goal[4] # Side by side (0) splits the width, one above the other (1) the height
+    if kind=='add': mask.narrow(across, 32, 32).fill_(False) # The new thing's half
     return mask
 
 # %% ../nbs/17_imagic.ipynb #edit-reach

@@ -55,7 +55,7 @@ class DistributionMatching(nn.Module):
     def noisy(self, x, rng):
         "Samples with noise, the timesteps, and the noise"
         n,last = len(x),len(self.alpha_bar)
-        t = torch.randint(last//50, last - last//50, (n,), generator=rng) # Not the outer 2%
+        t = torch.randint(last//50, last - last//50, (n,), generator=rng) # All but 2% at each end
         noise = torch.randn(x.shape, generator=rng).to(x.device)
         alpha_bar = self.alpha_bar[t].view(-1, *[1]*(x.ndim-1)).to(x.device)
         return alpha_bar**.5*x + (1-alpha_bar)**.5*noise,t.to(x.device),noise
@@ -65,7 +65,7 @@ class DistributionMatching(nn.Module):
 def generator_loss(self:DistributionMatching, x, cond, rng):
     "Its gradient moves samples to where the teacher, but not the fake, expects them"
     z,t,noise = self.noisy(x, rng)
-    self.fake.requires_grad_(False) # Only the generator learns
+    self.fake.requires_grad_(False) # Only the generator learns; the logit's gradient goes through z
     fake,looks_real = self.fake(z, t, cond)
     self.fake.requires_grad_(True)
     real = self.real(z.detach(), t, cond)
@@ -95,23 +95,23 @@ def match(
     ema:float=.99, # Decay of the generator's averaged weights
     checkpoint=None, # File to write checkpoints to, and to resume from
     every:int=50, # Steps between checkpoints
-    stream:int=100, # Of the batches; those of stage one and of halvings have other numbers
+    stream:int=100, # Of the batches; the trainings of 14 and 15 have other numbers
 ): # Yields a `TrainStep` after each step
     "Train generator and fake in turn; after the last step, the generator's weights are averages"
     params = list(loss.model.parameters())
-    generator,fake = MuonAdamW(loss.model, lr),MuonAdamW(loss.fake, 2*lr)
+    optimizers = MuonAdamW(loss.model, lr),MuonAdamW(loss.fake, 2*lr)
     average = EMAModel(params, decay=ema)
-    parts = dict(loss=loss, generator=generator, fake=fake, average=average)
+    parts = dict(loss=loss, generator=optimizers[0], fake=optimizers[1], average=average)
     for step in range(resume(checkpoint, params[0].device, **parts), steps):
         rng,factor = batch_generator(step, stream),learning_rate(step, steps)
-        value = both_turns(loss, generator, fake, rng, factor, fake_updates, step>=lead)
+        value = both_turns(loss, *optimizers, rng, factor, fake_updates, step>=lead)
         average.step(params)
         if checkpoint and (step+1)%every==0: save_checkpoint(checkpoint, step+1, **parts)
         yield TrainStep(step+1, value, average)
     average.copy_to(params)
 
 # %% ../nbs/16_one_step.ipynb #5d3a896c
-def both_turns(loss, generator, fake, rng, factor, fake_updates, learns):
+def both_turns(loss, generator_opt, fake_opt, rng, factor, fake_updates, learns):
     "One step of `match`: the generator's turn, if it `learns` already, then the fake's"
     def update(optimizer, net, value):
         value.backward()
@@ -121,8 +121,9 @@ def both_turns(loss, generator, fake, rng, factor, fake_updates, learns):
     cond,data = loss.examples(rng)
     x = loss.model(torch.randn(data.shape, generator=rng).to(data.device), cond)
     value = loss.generator_loss(x, cond, rng)
-    if learns: update(generator, loss.model, value)
-    for _ in range(fake_updates): update(fake, loss.fake, loss.fake_loss(x, data, cond, rng))
+    if learns: update(generator_opt, loss.model, value)
+    for _ in range(fake_updates):
+        update(fake_opt, loss.fake, loss.fake_loss(x, data, cond, rng))
     return value.detach()
 
 # %% ../nbs/16_one_step.ipynb #0cd8c460
@@ -196,6 +197,7 @@ def fixed_guidance(
     layers,dim = unet.time_embedding,unet.config.time_cond_proj_dim
     if dim:
         features = guidance_features(torch.tensor([guidance_scale], device=unet.device), dim)
+        # linear_1(f + c) = linear_1(f) + W c, and c is always the same now
         layers.linear_1.bias += layers.linear_1.weight @ layers.cond_proj(features)[0]
         del layers.cond_proj
         unet.config.time_cond_proj_dim = None
@@ -206,7 +208,7 @@ def fixed_guidance(
 def first_generator(
     folder:Path, # Of a student that draws in one step
     model:Path, # Folder of its teacher
-    guidance_scale:float=None, # To learn; None is what the teacher recommends
+    guidance_scale:float=None, # To learn; None is what the student recommends
 )->tuple: # The student, with the guidance scale built in, and that scale
     "What distribution matching begins with"
     student = StableDiffusion.from_pretrained(folder, dtype=torch.float32)
@@ -237,7 +239,7 @@ def main(
     out:str='one-step', # Folder of the model
     checkpoints:str=None, # Folder of checkpoints and losses; without it, beside `out`
     model:str=None, # Folder of the teacher; without it, the embedded model
-    guidance_scale:float=None, # To learn; without it, what the teacher recommends
+    guidance_scale:float=None, # To learn; without it, what the student recommends
     steps:int=1000, # Training steps
     pictures:int=20_000, # Real ones, for the GAN
     gan:float=3e-3, # Weight of the generator's GAN loss; 0 is matching alone

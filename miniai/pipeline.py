@@ -81,7 +81,7 @@ def denoise_loop(
     scheduler.set_timesteps(num_inference_steps, device=step.latents.device)
     first = whole(start or 0, 'start', 0, len(scheduler.timesteps)-1)
     if start is None: step.latents = step.latents*scheduler.init_noise_sigma
-    elif hasattr(scheduler, 'set_begin_index'): scheduler.set_begin_index(first) # Some count steps
+    elif hasattr(scheduler, 'set_begin_index'): scheduler.set_begin_index(first) # It counts
     step.timesteps = scheduler.timesteps[first:]
     adds_noise = 'generator' in inspect.signature(scheduler.step).parameters
     fresh = dict(generator=generator) if adds_noise else {}
@@ -105,7 +105,7 @@ def predict_noise(
     "The noise that `unet` predicts in `latents`"
     with torch.inference_mode():
         noise_pred = unet(latents, timestep, encoder_hidden_states=embeddings, **cond).sample
-    return noise_pred.clone()
+    return noise_pred.clone() # The copy is an ordinary tensor, that autograd may use
 
 # %% ../nbs/01_pipeline.ipynb #guided-noise
 def guided_noise(
@@ -309,8 +309,8 @@ def conditions(self:StableDiffusion,
     "The embeddings of prompts and negative prompts"
     prompts,negatives = texts(prompt),texts(negative_prompt or '', 'negative_prompt')
     negatives = one_or_n(negatives, len(prompts), 'negative prompts')
-    told = getattr(self.unet.config, 'time_cond_proj_dim', None)
-    if any(negatives) and (told or getattr(self.unet, 'guidance_scale', None)==1):
+    takes_scale = getattr(self.unet.config, 'time_cond_proj_dim', None)
+    if any(negatives) and (takes_scale or getattr(self.unet, 'guidance_scale', None)==1):
         warnings.warn("this U-Net has guidance built in and ignores negative prompts", stacklevel=3)
     warn_of_unknown(prompts, getattr(self.tokenizer, 'words', None))
     return tuple(encode_text(o, self.tokenizer, self.text_encoder) for o in (prompts,negatives))

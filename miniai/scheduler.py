@@ -90,7 +90,7 @@ def average_eps(past, x0, eps, sigma, sigma_next):
     past[:] = [(sigma,eps), *past[:3]]
     nodes,directions = zip(*past)
     average = sum(w*d for w,d in zip(average_weights(nodes, sigma, sigma_next), directions))
-    return x0 + sigma*(eps-average), average
+    return x0 + sigma*(eps-average), average # So x0 + sigma*eps is still the sample
 
 # %% ../nbs/06_scheduler.ipynb #350252bd
 def karras_sigmas(
@@ -414,6 +414,7 @@ class PNDMScheduler(DDIMScheduler):
         if i==1: sample,output = self._start,(model_output+self._past[0])/2
         else:
             self._start,self._past = sample,[model_output, *self._past[:3]]
+            # The outputs are 0, 1, 2... steps old, and the step goes from 0 to -1
             weights = average_weights(range(len(self._past)), 0, -1)
             output = sum(w*o for w,o in zip(weights, self._past))
         result,self._done = self._step(output, timestep, sample, None, 0),i+1

@@ -139,7 +139,7 @@ class SpatialTransformer(nn.Module):
         self.proj_out = project()
 
     def forward(self, x, prompt):
-        # Uses only the weights of `layer`, so 1×1 convolutions fit too (its hooks don't run)
+        # Uses only the weights of `layer`, so 1×1 convolutions fit too (hooks of `layer` don't run)
         project = lambda layer,x: F.linear(x, layer.weight.flatten(1), layer.bias)
         h = self.norm(x).flatten(2).transpose(1,2) # (n, pixels, channels)
         h = project(self.proj_out, self.transformer_blocks[0](project(self.proj_in, h), prompt))
@@ -225,7 +225,7 @@ class UNet2DConditionModel(Network):
         c,widths = self.config,self.config.block_out_channels
         self.conv_in = nn.Conv2d(c.in_channels, widths[0], 3, padding=1)
         self.time_embedding = TimestepEmbedding(widths[0], 4*widths[0], c.time_cond_proj_dim)
-        self.add_levels(widths, c.attention_head_dim)
+        self.add_levels(widths, c.attention_head_dim) # A misnomer: it's the number of heads
         self.conv_norm_out = nn.GroupNorm(c.norm_num_groups, widths[0], c.norm_eps)
         self.conv_out = nn.Conv2d(widths[0], c.out_channels, 3, padding=1)
 
