@@ -229,4 +229,5 @@ def test_the_picture_follows_each_letter_and_the_seed(made):
         live.controls['prompt'].value = 'a cat'
         live.controls['seed'].value = 3
     wanted = [list(live.sd.steps(prompt, seed=seed))[-1].latents for prompt,seed in (('a cat',0),('a cat',3))]
-    assert len(shown)==3 and not torch.equal(shown[0], shown[1]) and all(map(torch.equal, shown[1:], wanted))
+    same = lambda a,b: (a-b).abs().max() < 1e-3*b.abs().max()
+    assert len(shown)==3 and not torch.equal(shown[0], shown[1]) and all(map(same, shown[1:], wanted))
