@@ -143,7 +143,7 @@ def test_a_cell_that_imports_does_nothing_else(path):
 def test_nothing_is_hidden_but_what_says_so(source, nb):
     there = {c.id: body(c.source) for c in nb.cells}
     for cell in code(source):
-        hidden = directives(cell) & {'hide', 'default_exp'} or not body(cell.source)
+        hidden = 'hide' in directives(cell) or not body(cell.source)
         assert not there.get(cell.id) if hidden else there.get(cell.id)==body(cell.source), cell.source
 
 def test_what_is_hidden_shows_nothing_and_defines_nothing_exported(source):
