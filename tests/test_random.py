@@ -137,7 +137,7 @@ if cpython:
         "CPython's own tests of what a generator of the module `random` does"
         gen = WichmannHill()
         if sys.version_info<(3,11): test_seedargs = test_seed_when_randomness_source_not_found = None  # They seed with complex numbers
-        if sys.version_info<(3,11): test_sample_on_sets = test_shuffle_random_argument = None  # `assertWarns` looks into every module, and wakes lazy ones of transformers
+        assertWarns = staticmethod(pytest.warns)  # unittest's looks into every module, and wakes lazy ones of transformers
 
     TestSubclassing = cpython.TestRandomSubclassing
 

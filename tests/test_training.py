@@ -157,9 +157,10 @@ def test_a_finished_run_says_so_and_keeps_its_weights(tmp_path, capsys):
     assert 'r.pt is done' in capsys.readouterr().out
     assert all(torch.equal(a, b) for a,b in zip(first.parameters(), again.parameters()))
 
+@pytest.mark.this_machine('bits')
 def test_another_stream_has_other_batches():
     losses = [[o.loss.item() for o in train(Noisy(), steps=3, lr=.01, stream=s)] for s in (0,0,1)]
-    assert losses[0]==pytest.approx(losses[1], rel=1e-4) and losses[0]!=pytest.approx(losses[2], rel=1e-4)
+    assert losses[0]==losses[1]!=losses[2]
 
 def test_weights_without_a_gradient_stay_as_they_are():
     net = Noisy()
