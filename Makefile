@@ -12,7 +12,8 @@ export PROMPT OUT
 
 metadata := settings.ini setup.py pyproject.toml constraints.txt
 
-pytest := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q
+# Bytecode is kept, whatever the environment says: a hundred processes import the same libraries.
+pytest := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= .venv/bin/python -m pytest -q
 parallel := -n auto --dist worksteal
 
 .PHONY: run test test-all test-more test-other-machine test-browser slow-test lab export docs quarto nbdev2-test clean help

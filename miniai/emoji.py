@@ -11,7 +11,7 @@ __all__ = ['data', 'things', 'styles', 'rgb', 'colors', 'palette', 'tones', 'own
 import random
 from importlib.resources import files
 from pathlib import Path
-import numpy as np, torch, torch.nn.functional as F
+import numpy as np, torch
 from PIL import Image
 from fastcore.basics import patch
 from torch import Tensor
@@ -77,12 +77,14 @@ def place(
     samples:int=2, # Points read per pixel, along each side
 )->Tensor: # (n,c,64,64)
     "Layers at other sizes and places, and nothing around them"
-    zoom,flip,c = 64/size,torch.where(mirrored, -1., 1.),centre/32 - 1   # from pixels to -1...1
-    theta = torch.zeros(len(size), 2, 3)
-    theta[:,0,0],theta[:,1,1] = zoom*flip,zoom
-    theta[:,0,2],theta[:,1,2] = -zoom*flip*c[:,0],-zoom*c[:,1]
-    grid = F.affine_grid(theta, (len(size),1,64*samples,64*samples), align_corners=False)
-    return F.avg_pool2d(F.grid_sample(layers, grid, align_corners=False), samples)
+    turn = torch.stack([torch.where(mirrored, -1., 1.), torch.ones(len(size))], 1)
+    zoom = (turn*64/size[:,None])[...,None]          # (n,2,1): across and down
+    points = (torch.arange(64*samples) + .5)/samples # in the picture
+    read = 32 + zoom*(points - centre[...,None])     # in the drawing
+    weights = (1 - (read[...,None] - .5 - torch.arange(64)).abs()).clamp(min=0)
+    # Both (n,1,64,64): what each of the drawing's columns (or rows) gives to those of the picture
+    across,down = weights.unflatten(2, (64,samples)).mean(3)[:,:,None].unbind(1)
+    return down @ layers @ across.mT
 
 # %% ../nbs/11_emoji.ipynb #57794888
 own,nothing = len(colors),len(things)

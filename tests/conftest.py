@@ -1,13 +1,22 @@
 "What every test starts from."
+import os
+from itertools import islice
 import other_machine, pytest, torch
 
 if other_machine.wanted(): other_machine.start()
 
 def pytest_configure(config): config.addinivalue_line('markers', 'this_machine(why): not on the pretended other machine; see other_machine.reasons')
 
+@pytest.hookimpl(trylast=True) # After what -m leaves out
 def pytest_collection_modifyitems(items):
-    "What takes longest first; on the other machine without what cannot hold there"
-    items.sort(key=lambda item: item.path.stem not in ('test_device','test_elsewhere','test_other_model','test_browser'))
+    """What takes longest first; on the other machine without what cannot hold there
+
+    Each of pytest's processes is given one stretch of the tests, and later takes what's left at the end of another's. So each stretch begins with its share of what takes long."""
+    processes = int(os.environ.get('PYTEST_XDIST_WORKER_COUNT', 1))
+    slow = [item for item in items if item.path.stem in ('test_device','test_elsewhere','test_other_model','test_browser')]
+    quick = iter([item for item in items if item not in slow])
+    shares = [slow[i::processes] for i in range(processes)]
+    items[:] = [item for share in shares for item in (*share, *islice(quick, len(items)//processes - len(share)))] + list(quick)
     if other_machine.wanted(): other_machine.skip_what_cannot_hold(items)
 
 @pytest.fixture(autouse=True)

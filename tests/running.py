@@ -6,7 +6,6 @@ from pathlib import Path
 from zipfile import ZipFile
 import nbformat, other_machine, warm
 from filelock import FileLock
-from jupyter_client import AsyncKernelManager
 from nbclient import NotebookClient
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -83,9 +82,9 @@ def warm_kernels(**env):
 def run_notebook(nb, folder, command=None, **env):
     "Run `nb` in `folder`, in a kernel that `command` starts, and expect no error, no warning, and no file left behind"
     if other_machine.wanted(): nb.cells.insert(0, new_cell(f'import runpy; runpy.run_path({other_machine.__file__!r})["start"]()'))
-    km = AsyncKernelManager(kernel_name='python3')
-    if command: km.kernel_spec.argv = command
-    NotebookClient(nb, km, timeout=1800, resources=dict(metadata=dict(path=str(folder)))).execute(env=settings(**env))
+    client = NotebookClient(nb, kernel_name='python3', timeout=1800, resources=dict(metadata=dict(path=str(folder))))
+    if command: client.create_kernel_manager().kernel_spec.argv = command # The client's own, so it ends the kernel
+    client.execute(env=settings(**env))
     assert [o.text for c in nb.cells if c.cell_type=='code' for o in c.outputs if o.get('name')=='stderr'] == []
     assert [p.name for p in folder.iterdir() if not p.name.startswith('.')] == []
     return nb

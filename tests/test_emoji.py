@@ -1,6 +1,6 @@
 "The small world: pictures hold what their rows say, captions don't lie, and nothing that's held out reaches training."
 import random
-import pytest, torch
+import pytest, torch, torch.nn.functional as F
 from hypothesis import given, settings, strategies as st
 from miniai import emoji
 from miniai.emoji import *
@@ -26,6 +26,19 @@ def test_every_style_that_is_trained_on_has_every_thing(pictures):
     assert pictures.sprites.shape==(3,120,4,64,64) and pictures.sprites[:,:,3].flatten(2).amax(2).min()>.9
     fourth = load_sprites('fxemoji')[:,3].flatten(1).amax(1)
     assert set(fourth.gt(.5).tolist())=={True,False} and fourth.gt(.5).sum()>=60
+
+@pytest.mark.parametrize('samples', [1,2,3])
+def test_pytorch_places_layers_in_the_same_way(samples):
+    "With a grid of points to read; layers are placed half outside, too"
+    rng = torch.Generator().manual_seed(0)
+    rand = lambda *shape: torch.rand(20, *shape, generator=rng)
+    layers,size,centre,mirrored = rand(4, 64, 64),20 + 60*rand(),64*rand(2),rand()<.5
+    theta = torch.zeros(20, 2, 3)
+    theta[:,0,0],theta[:,1,1] = 64/size*torch.where(mirrored, -1., 1.),64/size
+    theta[:,:,2] = -theta[:,[0,1],[0,1]]*(centre/32 - 1) # Its coordinates go from -1 to 1
+    grid = F.affine_grid(theta, (20,1,64*samples,64*samples), align_corners=False)
+    want = F.avg_pool2d(F.grid_sample(layers, grid, align_corners=False), samples)
+    assert torch.allclose(place(layers, size, centre, mirrored, samples), want, atol=2e-5) # Its coordinates have a resolution of about 4e-6 pixels
 
 def test_the_licences_come_with_the_drawings():
     text = (emoji.data/'LICENSE').read_text(encoding='utf-8')
