@@ -10,10 +10,12 @@ override PROMPT := $(value PROMPT)
 override OUT := $(value OUT)
 export PROMPT OUT
 
+# Bytecode is kept, whatever the environment says: many processes import the same libraries.
+export PYTHONDONTWRITEBYTECODE :=
+
 metadata := settings.ini setup.py pyproject.toml constraints.txt
 
-# Bytecode is kept, whatever the environment says: a hundred processes import the same libraries.
-pytest := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= .venv/bin/python -m pytest -q
+pytest := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q
 parallel := -n auto --dist worksteal
 
 .PHONY: run test test-all test-more test-other-machine test-browser slow-test lab export docs quarto nbdev2-test clean help
