@@ -74,7 +74,7 @@ def steps(self:LinearClassifier,
     x:Tensor, # Inputs, as for `__call__`
     y:Tensor, # (n,) integer labels
     *, epochs:int=8, # Times through the data
-    lr:float=.05, # Size of the first step; the last is near 0
+    lr:float=.05, # Learning rate of the first step; it falls to 0
     batch_size:int=250, # Inputs in a step
     generator=None, # `WichmannHill` or `torch.Generator` for the order; None is torch's own
 ): # Yields the loss of each batch
