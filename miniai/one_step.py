@@ -240,7 +240,7 @@ def main(
     checkpoints:str=None, # Folder of checkpoints and losses; without it, beside `out`
     model:str=None, # Folder of the teacher; without it, the embedded model
     guidance_scale:float=None, # To learn; without it, what the student recommends
-    steps:int=1000, # Training steps
+    steps:int=1800, # Training steps
     pictures:int=20_000, # Real ones, for the GAN
     gan:float=3e-3, # Weight of the generator's GAN loss; 0 is matching alone
 ):
