@@ -82,7 +82,7 @@ def place(
     points = (torch.arange(64*samples) + .5)/samples # in the picture
     read = 32 + zoom*(points - centre[...,None])     # in the drawing
     weights = (1 - (read[...,None] - .5 - torch.arange(64)).abs()).clamp(min=0)
-    # Both (n,1,64,64): what each of the drawing's columns (or rows) gives to those of the picture
+    # Both (n,1,64,64): [i,j] is how much the picture's column (row) i takes of the drawing's j
     across,down = weights.unflatten(2, (64,samples)).mean(3)[:,:,None].unbind(1)
     return down @ layers @ across.mT
 
@@ -98,11 +98,11 @@ def layout(
     n,two,vertical = len(rows),rows[:,2]<nothing,rows[:,4]==1
     rand = lambda *shape: torch.rand(n, *shape, generator=generator)
     size = torch.where(two[:,None], 26 + 5*rand(2), (40 + 18*rand(1)).expand(-1,2))
-    within = lambda span: size/2 + rand(2)*(span - size) # Centres (n,2): all of both is inside
+    within = lambda span: size/2 + rand(2)*(span - size) # Centres (n,2): both lie inside
     alone = torch.stack([within(64), within(64)], 2)        # (n,2,2): thing, then x and y
     along = within(32) + torch.tensor([0.,32.])             # one in each half
     line = 20 + 24*rand(1)                                  # roughly in line, up to 4 pixels off
-    across = (line + 8*rand(2) - 4).clamp(size/2, 64 - size/2)
+    across = line + 8*rand(2) - 4
     apart = torch.where(vertical[:,None,None],
         torch.stack([across, along], 2), torch.stack([along, across], 2))
     return size,torch.where(two[:,None,None], apart, alone)
