@@ -16,7 +16,7 @@ def pytest_collection_modifyitems(items):
     slow = [item for item in items if item.path.stem in ('test_device','test_elsewhere','test_other_model','test_browser')]
     quick = iter([item for item in items if item not in slow])
     shares = [slow[i::processes] for i in range(processes)]
-    items[:] = [item for share in shares for item in (*share, *islice(quick, len(items)//processes - len(share)))] + list(quick)
+    items[:] = [item for share in shares for item in (*share, *islice(quick, max(0, len(items)//processes - len(share))))] + list(quick)
     if other_machine.wanted(): other_machine.skip_what_cannot_hold(items)
 
 @pytest.fixture(autouse=True)
