@@ -170,7 +170,7 @@ class FakeUNet(nn.Module):
 
     def forward(self, z, t, embeddings):
         noise = self.unet(z, t, embeddings).sample.float()
-        return noise,self.head(self.middle).float().mean((1,2,3)) # The head's are (n,1,4,4)
+        return noise,self.head(self.middle).float().mean((1,2,3)) # The head gives (n,1,4,4)
 
 # %% ../nbs/16_one_step.ipynb #01bc4f9f
 def captioned_latents(
